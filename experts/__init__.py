@@ -1,0 +1,152 @@
+"""Experts: `load_expert(env_id)` returns a callable that maps observations (N, obs_dim) to actions (N, act_dim).
+
+Importing this package registers the driving environments `LaneChange-v0` and `Slalom-v0`.
+The weights are safetensors files; `experts/README.md` lists them with their returns.
+"""
+
+import importlib
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+
+from experts.driving import DrivingExpert
+
+WEIGHTS = Path(__file__).parent / "weights"
+DRIVING = {"LaneChange-v0": 1, "Slalom-v0": 3}  # number of obstacles
+
+for env_id, num_obstacles in DRIVING.items():
+    gym.register(env_id, "experts.driving:DrivingEnv", kwargs={"num_obstacles": num_obstacles})
+
+
+def available():
+    """The environment ids that have an expert, sorted."""
+    return sorted([*DRIVING, *(path.stem for path in WEIGHTS.glob("*.safetensors"))])
+
+
+def load_expert(env_id, expert=None, seed=0):
+    """The expert for `env_id`, or the user's own where `expert` is "module:callable".
+
+    Returns a callable: obs (N, obs_dim) -> actions (N, act_dim), or (N,) int64 for a Discrete action space. An expert
+    that makes a choice per episode also has `reset(starts)`, with `starts` (N,) bool True where an episode begins.
+    `return_mean` and `random_return` are the mean returns of the expert and of random actions.
+
+    Raises ValueError, with the mend, where there is no such expert or it answers with something that is no action.
+    """
+    if expert is not None:
+        policy = CustomExpert(expert, gym.make(env_id).action_space)
+    elif env_id in DRIVING:
+        policy = DrivingExpert(seed)
+    elif (WEIGHTS / f"{env_id}.safetensors").exists():
+        policy = NeuralExpert(WEIGHTS / f"{env_id}.safetensors")
+    else:
+        raise ValueError(
+            f"no expert for {env_id}; there are experts for {', '.join(available())}.\n"
+            "Bring your own with --expert module:callable; callable(obs (N, obs_dim)) returns actions (N, act_dim)."
+        )
+    if policy.return_mean is None:
+        policy.return_mean = float(play(policy, env_id, 20, seed=30_000).mean())
+    if policy.random_return is None:
+        space = gym.make(env_id).action_space
+        space.seed(0)
+        policy.random_return = float(
+            play(lambda obs: np.stack([space.sample() for _ in obs]), env_id, 100, 10_000).mean()
+        )
+    return policy
+
+
+class NeuralExpert:
+    """A trained actor, read from a safetensors file and evaluated greedily.
+
+    `metadata` holds the file's strings: environment, algorithm, steps, seed, versions, returns over 100 episodes.
+    """
+
+    def __init__(self, path):
+        with safe_open(path, framework="pt") as file:
+            self.metadata = file.metadata()
+            self.tensors = {name: file.get_tensor(name) for name in file.keys()}
+        self.num_layers = sum(name.endswith(".weight") for name in self.tensors)
+        self.return_mean = float(self.metadata.get("return_mean", "nan"))
+        self.random_return = float(self.metadata.get("random_return", "nan"))
+
+    @torch.no_grad()
+    def __call__(self, obs):
+        """obs (N, obs_dim) of any float dtype -> actions (N, act_dim) float32, or (N,) int64 where discrete."""
+        t = self.tensors
+        x = torch.as_tensor(np.asarray(obs), dtype=torch.float32)
+        x = ((x - t["obs_mean"]) / t["obs_std"]).clamp(-t["obs_clip"], t["obs_clip"])
+        for i in range(self.num_layers):
+            x = F.linear(x, t[f"{i}.weight"], t[f"{i}.bias"])
+            if i < self.num_layers - 1:
+                x = torch.tanh(x) if self.metadata["activation"] == "tanh" else torch.relu(x)
+        if self.metadata["output"] == "argmax":
+            return x.argmax(-1).numpy()
+        if self.metadata["output"] == "tanh":
+            low, high = t["action_low"], t["action_high"]
+            x = low + (high - low) * (torch.tanh(x) + 1) / 2
+        return x.clamp(t["action_low"], t["action_high"]).numpy()
+
+
+class CustomExpert:
+    """The user's `module:callable`, checked on its first batch."""
+
+    return_mean = random_return = None
+
+    def __init__(self, name, action_space):
+        module, _, attribute = name.partition(":")
+        try:
+            self.function = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"--expert {name} cannot be imported ({error}); give module:callable.") from error
+        self.name, self.space, self.checked = name, action_space, False
+        if hasattr(self.function, "reset"):
+            self.reset = self.function.reset
+
+    def __call__(self, obs):
+        actions = np.asarray(self.function(obs))
+        if not self.checked:
+            self.check(actions, len(obs))
+        return actions
+
+    def check(self, actions, num_envs):
+        expected = (num_envs, *self.space.shape)
+        if actions.shape != expected:
+            raise ValueError(
+                f"--expert {self.name} returned shape {actions.shape} for {num_envs} observations, not {expected}."
+            )
+        if not np.isfinite(actions).all():
+            raise ValueError(f"--expert {self.name} returned actions that are not finite.")
+        low = self.space.low if isinstance(self.space, gym.spaces.Box) else 0
+        high = self.space.high if isinstance(self.space, gym.spaces.Box) else getattr(self.space, "nvec", 0) - 1
+        if isinstance(self.space, gym.spaces.Discrete):
+            low, high = self.space.start, self.space.start + self.space.n - 1
+        if (actions < low).any() or (actions > high).any():
+            raise ValueError(f"--expert {self.name} returned actions outside {self.space}; clip them to its bounds.")
+        self.checked = True
+
+
+def play(policy, env_id, num_episodes, seed):
+    """Returns (num_episodes,) of whole episodes, episode k from seed + k; `policy` maps (N, obs_dim) to actions."""
+    vector_kwargs = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
+    envs = gym.make_vec(env_id, min(num_episodes, 20), vectorization_mode="sync", vector_kwargs=vector_kwargs)
+    episode = np.arange(envs.num_envs)
+    starts, started = np.ones(envs.num_envs, bool), envs.num_envs
+    returns, pending = np.zeros(num_episodes), num_episodes
+    obs, _ = envs.reset(seed=(seed + episode).tolist())
+    while pending:
+        if hasattr(policy, "reset") and starts.any():
+            policy.reset(starts)
+        obs, rewards, terminated, truncated, _ = envs.step(policy(obs))
+        counts = episode < num_episodes
+        returns[episode[counts]] += rewards[counts]
+        starts = terminated | truncated
+        if starts.any():
+            pending -= int((starts & counts).sum())
+            episode[starts] = started + np.arange(starts.sum())
+            started += int(starts.sum())
+            obs, _ = envs.reset(seed=(seed + episode).tolist(), options={"reset_mask": starts})
+    envs.close()
+    return returns

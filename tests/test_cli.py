@@ -1,0 +1,193 @@
+"""The scripts as people run them: through the command line, from a directory of their own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+from safetensors.torch import save_file
+
+import bc_mog
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ["bc_mse", "bc_mog"]
+TINY = [
+    "--env-id",
+    "LaneChange-v0",
+    "--num-demos",
+    "8",
+    "--num-updates",
+    "60",
+    "--eval-every",
+    "30",
+    "--eval-episodes",
+    "10",
+]
+STABLE_KEYS = """\
+    algorithm env_id seed args versions num_transitions expert_labels eval_returns return_mean return_std expert_return
+    random_return normalized_return train_seconds total_seconds updates_per_second num_parameters
+    microseconds_per_action success_rate mode_counts mode_entropy
+"""
+
+
+def run(script, *flags, cwd, env=None):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
+    command = [sys.executable, str(ROOT / f"{script}.py"), *flags]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def results_in(run_dir):
+    (path,) = Path(run_dir).glob("*/results.json")
+    return path.parent, json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_end_to_end(script, tmp_path):
+    done = run(script, *TINY, "--capture-video", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # neither warnings nor, without a terminal, a progress bar
+    assert done.stdout.count("\n") == 1 and done.stdout.startswith(f"{script} on LaneChange-v0: return ")
+    directory, results = results_in(tmp_path / "runs")
+    assert results.keys() >= set(STABLE_KEYS.split())
+    assert results["algorithm"] == script and results["num_transitions"] == results["expert_labels"] > 40
+    assert len(results["eval_returns"]) == 10 and 0 < results["return_mean"] <= 1
+    assert results["expert_return"] == 1.0 and 0 < results["random_return"] < 1
+    assert len(list((directory / "videos").glob("*.mp4"))) == 3
+    assert list(directory.glob("events.out.tfevents.*"))
+
+    # The saved policy, evaluated anew, returns the same.
+    again = run(
+        script, *TINY, "--checkpoint", str(directory / "policy.safetensors"), "--run-dir", "again", cwd=tmp_path
+    )
+    assert again.returncode == 0, again.stderr
+    assert results_in(tmp_path / "again")[1]["eval_returns"] == results["eval_returns"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_same_seed_same_returns_and_another_seed_others(script, tmp_path):
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        done = run(script, *TINY, "--run-dir", name, "--seed", seed, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    a, b, c = (results_in(tmp_path / name)[1]["eval_returns"] for name in "abc")
+    assert a == b != c
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_runs_copied_alone_beside_the_experts(script, tmp_path):
+    shutil.copy(ROOT / f"{script}.py", tmp_path / "mine.py")
+    shutil.copytree(ROOT / "experts", tmp_path / "experts")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "mine.py", *TINY]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert results_in(tmp_path / "runs")[1]["algorithm"] == "mine"
+
+
+def test_module_environment_and_callable_expert(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import gymnasium as gym, numpy as np\n"
+        "class Env(gym.Env):\n"
+        "    observation_space = gym.spaces.Box(-9, 9, (2,), np.float64)\n"
+        "    action_space = gym.spaces.Box(np.array([0.5], 'f'), np.array([3.0], 'f'))\n"
+        "    def reset(self, seed=None, options=None):\n"
+        "        super().reset(seed=seed); self.t = 0; return self.np_random.normal(size=2), {}\n"
+        "    def step(self, action):\n"
+        "        self.t += 1\n"
+        "        return self.np_random.normal(size=2), -abs(float(action[0]) - 2), self.t == 10, False, {}\n"
+        "gym.register('Mine-v0', Env)\n"
+        "def expert(obs): return np.full((len(obs), 1), 2.0)\n"
+    )
+    flags = ["--env-id", "mine:Mine-v0", "--expert", "mine:expert", "--num-updates", "50", "--eval-episodes", "5"]
+    done = run("bc_mse", *flags, cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}:{tmp_path}"})
+    assert done.returncode == 0, done.stderr
+    _, results = results_in(tmp_path / "runs")
+    assert results["expert_return"] == 0.0 and results["normalized_return"] > 0.9
+
+
+WRONG = {
+    "unknown environment": (["--env-id", "Hoper-v4"], "--env-id Hoper-v4"),
+    "unknown module": (["--env-id", "nowhere:Env-v0"], "--env-id nowhere:Env-v0"),
+    "no expert": (["--env-id", "MountainCarContinuous-v0"], "--expert module:callable"),
+    "discrete actions": (["--env-id", "CartPole-v1"], "bc_autoregressive.py"),
+    "observations that are no flat Box": (["--env-id", "Blackjack-v1"], "a flat Box is needed"),
+    "no demonstrations": (["--num-demos", "0"], "--num-demos must be at least 1"),
+    "negative updates": (["--num-updates", "-5"], "--num-updates must be at least 1"),
+    "no environments": (["--num-envs", "0"], "--num-envs must be at least 1"),
+    "unwritable run directory": (["--run-dir", "file/runs"], "--run-dir file/runs"),
+    "absent checkpoint": (["--checkpoint", "nothing.safetensors"], "--checkpoint nothing.safetensors"),
+    "checkpoint that is no safetensors file": (["--checkpoint", "file"], "--checkpoint file"),
+    "truncated checkpoint": (["--checkpoint", "truncated.safetensors"], "--checkpoint truncated.safetensors"),
+    "checkpoint of another algorithm": (["--checkpoint", "foreign.safetensors"], "made with {'algorithm': 'other'"),
+    "checkpoint of another shape": (
+        ["--checkpoint", "shape.safetensors"],
+        "--checkpoint shape.safetensors is not what",
+    ),
+    "expert that does not import": (["--expert", "nowhere:expert"], "--expert nowhere:expert"),
+    "expert of the wrong shape": (["--expert", "wrong:shape"], "returned shape"),
+    "expert that returns NaN": (["--expert", "wrong:nan"], "not finite"),
+    "expert out of bounds": (["--expert", "wrong:large"], "clip them to its bounds"),
+    "absent cuda": (["--device", "cuda"], "--device cuda"),
+    "no components": (["--num-components", "0"], "--num-components"),
+    "no sigma": (["--min-std", "0"], "--min-std"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_answered_in_two_lines_and_leaves_nothing(name, tmp_path, monkeypatch, capsys):
+    flags, expected = WRONG[name]
+    if name == "absent cuda" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    (tmp_path / "file").write_text("not a directory")
+    (tmp_path / "wrong.py").write_text(
+        "import numpy as np\n"
+        "def shape(obs): return np.zeros((len(obs), 5))\n"
+        "def nan(obs): return np.full((len(obs), 2), np.nan)\n"
+        "def large(obs): return np.full((len(obs), 2), 7.0)\n"
+    )
+    metadata = {"algorithm": "bc_mog", "env_id": "LaneChange-v0", "args": {"num_components": 3}}
+    save_file({"a": torch.zeros(3)}, tmp_path / "shape.safetensors", {"metadata": json.dumps(metadata)})
+    (tmp_path / "truncated.safetensors").write_bytes((tmp_path / "shape.safetensors").read_bytes()[:-5])
+    metadata["algorithm"] = "other"
+    save_file({"a": torch.zeros(3)}, tmp_path / "foreign.safetensors", {"metadata": json.dumps(metadata)})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SystemExit) as exit_:
+        bc_mog.main(tyro.cli(bc_mog.Args, args=[*TINY, *flags]))
+    errors = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert expected in errors and len(errors.strip().splitlines()) <= 2
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_wrong_input_from_the_shell_shows_no_traceback(tmp_path):
+    done = run("bc_mse", "--env-id", "Hoper-v4", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == "" and len(done.stderr.strip().splitlines()) <= 2
+    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_interruption_keeps_the_best_policy_so_far(tmp_path):
+    flags = ["--env-id", "LaneChange-v0", "--num-demos", "8", "--num-updates", "1000000"]
+    command = [sys.executable, str(ROOT / "bc_mse.py"), *flags]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
+    )
+    for _ in range(600):
+        if list(tmp_path.glob("runs/*/policy.safetensors")):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert process.returncode == 130
+    assert str(directory.relative_to(tmp_path)) in errors.decode() and b"Traceback" not in errors
+    done = run("bc_mse", *TINY, "--checkpoint", str(directory / "policy.safetensors"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

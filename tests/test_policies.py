@@ -1,0 +1,130 @@
+"""Each policy's loss and act: against oracles, on data with known modes, and on inputs at the edge."""
+
+import importlib
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import distributions as D
+
+SCRIPTS = ["bc_mse", "bc_mog"]
+
+
+def make_policy(script, obs_dim=3, low=(-1.0, -1.0), high=(1.0, 1.0), **args):
+    module = importlib.import_module(script)
+    obs_space = gym.spaces.Box(-np.inf, np.inf, (obs_dim,), np.float32)
+    action_space = gym.spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
+    return module.Policy(module.Args(**args), obs_space, action_space)
+
+
+def fit(policy, obs, actions, num_updates, learning_rate=1e-3):
+    """The loss of every update of plain training; the statistics come from the same data."""
+    policy.obs_scale.fit(obs)
+    policy.action_scale.fit(actions)
+    optimizer, losses = torch.optim.Adam(policy.parameters(), lr=learning_rate), []
+    for _ in range(num_updates):
+        batch = torch.randint(len(obs), (256,))
+        loss = policy.loss(obs[batch], actions[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def bimodal(num, share_of_left=0.7):
+    """Observations that say nothing, actions at -0.8 or +0.8 in the first dimension, and the share at -0.8."""
+    obs, left = torch.randn(num, 3), torch.rand(num) < share_of_left
+    actions = torch.stack([torch.where(left, -0.8, 0.8), torch.zeros(num)], dim=1) + 0.02 * torch.randn(num, 2)
+    return obs, actions, left.float().mean().item()
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_loss_decreases(script):
+    obs = torch.randn(2000, 3)
+    actions = torch.stack([torch.tanh(obs[:, 0] - obs[:, 1]), 0.5 * torch.sin(obs[:, 2])], dim=1)
+    policy = make_policy(script)
+    losses = fit(policy, obs, actions, 300)
+    assert np.mean(losses[-20:]) < np.mean(losses[:5]) - 0.5
+    assert (policy.act(obs) - actions).abs().mean() < 0.15
+
+
+def test_mse_lands_between_the_modes():
+    obs, actions, _ = bimodal(20_000)
+    policy = make_policy("bc_mse")
+    fit(policy, obs, actions, 500)
+    chosen = policy.act(obs)[:, 0]
+    assert (chosen.abs() < 0.7).all()  # no action near either mode
+    assert chosen.mean().item() == pytest.approx(actions[:, 0].mean().item(), abs=0.05)
+
+
+def test_mog_holds_every_mode_with_its_mass():
+    obs, actions, share_of_left = bimodal(20_000)
+    policy = make_policy("bc_mog")
+    fit(policy, obs, actions, 500)
+    chosen = policy.act(obs)[:, 0]
+    at_left, at_right = ((chosen + 0.8).abs() < 0.15, (chosen - 0.8).abs() < 0.15)
+    assert (at_left | at_right).float().mean() > 0.98
+    assert at_left.float().mean().item() == pytest.approx(share_of_left, abs=0.03)
+
+
+def test_mog_log_prob_is_that_of_the_mixture():
+    policy = make_policy("bc_mog", low=(-3.0, 0.0), high=(5.0, 0.5), num_components=4).double()
+    obs, actions = 2 * torch.randn(64, 3, dtype=torch.float64) + 1, torch.randn(64, 2, dtype=torch.float64) * 0.3 + 0.2
+    policy.obs_scale.fit(obs)
+    policy.action_scale.fit(actions)
+    log_weights, means, stds = policy(obs)
+    # In the environment's units each component is the affine image of the standardised one.
+    location = policy.action_scale.mean + policy.action_scale.std * means
+    components = D.Independent(D.Normal(location, policy.action_scale.std * stds), 1)
+    oracle = D.MixtureSameFamily(D.Categorical(logits=log_weights), components).log_prob(actions)
+    torch.testing.assert_close(policy.log_prob(obs, actions), oracle, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(policy.loss(obs, actions), -oracle.mean())
+
+
+def test_mog_components_start_apart():
+    _, means, _ = make_policy("bc_mog", num_components=8)(torch.zeros(1, 3))
+    assert torch.pdist(means[0]).min() > 0.05
+
+
+@pytest.mark.parametrize("script, args", [("bc_mse", {}), ("bc_mog", {}), ("bc_mog", {"num_components": 1})])
+@pytest.mark.parametrize("num", [1, 7])
+def test_extreme_inputs_stay_finite_and_actions_within_bounds(script, args, num):
+    policy = make_policy(script, low=(-3.0, 0.1), high=(-2.0, 40.0), **args)
+    obs, actions = torch.randn(50, 3), torch.rand(50, 2) * torch.tensor([1.0, 39.9]) + torch.tensor([-3.0, 0.1])
+    obs[:, 1] = 5.0  # a constant dimension
+    fit(policy, obs, actions, 3)
+    for scale in (0.0, 1.0, 1e6, 1e30):
+        extreme = scale * torch.randn(num, 3)
+        chosen, loss = policy.act(extreme), policy.loss(extreme, actions[:num])
+        assert chosen.shape == (num, 2) and torch.isfinite(loss)
+        assert (chosen >= policy.action_low).all() and (chosen <= policy.action_high).all()
+        policy.zero_grad()
+        loss.backward()
+        assert all(torch.isfinite(p.grad).all() for p in policy.parameters())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_statistics_are_part_of_the_saved_policy(script):
+    policy, other = make_policy(script), make_policy(script)
+    fit(policy, 5 + torch.randn(200, 3), 0.1 * torch.randn(200, 2), 5)
+    other.load_state_dict(policy.state_dict())
+    obs = 5 + torch.randn(32, 3)
+    torch.manual_seed(1)
+    expected = policy.act(obs)
+    torch.manual_seed(1)
+    assert torch.equal(other.act(obs), expected)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_discrete_actions_are_refused_with_the_script_that_takes_them(script):
+    module, obs_space = importlib.import_module(script), gym.spaces.Box(-1, 1, (3,))
+    with pytest.raises(ValueError, match=r"bc_autoregressive\.py"):
+        module.Policy(module.Args(), obs_space, gym.spaces.Discrete(2))
