@@ -1,0 +1,276 @@
+"""Behaviour cloning with squared loss: the policy is one action for each state, the mean of what the expert does there.
+
+    L = E_(s, a) || a - pi(s) ||^2                                                         (1)
+    argmin_pi L = E[a | s]                                                                 (2)
+
+Pomerleau, "ALVINN: An Autonomous Land Vehicle in a Neural Network", 1989; Bain & Sammut, "A Framework for Behavioural
+Cloning", 1995. (2) is the flaw as well: where demonstrations have two modes, the mean falls between them. Differs from
+them in that actions are standardised, so that each dimension weighs the same, and that the policy kept is the one of
+the lowest held-out loss. At test time the action is pi(s), clipped to the environment's bounds; the output has no tanh.
+"""
+
+import json
+import math
+import signal
+import sys
+import time
+import timeit
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+import tyro
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from experts import load_expert
+
+
+@dataclass
+class Args:
+    # --- Experiment ---
+    env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
+    seed: int = 0  # of demonstrations, network, batches and evaluation
+    num_demos: int = 10  # expert episodes to learn from
+    expert: str | None = None  # your own expert as module:callable, in place of the shipped one
+    num_updates: int = 40_000  # gradient steps
+    batch_size: int = 256  # transitions per gradient step
+    learning_rate: float = 1e-3  # at its peak: a short warm-up, then cosine to zero
+    hidden_dim: int = 256  # width of the hidden layers
+    eval_every: int = 10_000  # updates between evaluations, one episode in each environment
+    eval_episodes: int = 50  # episodes of the final evaluation
+    num_envs: int = 20  # environments stepped side by side
+    device: str = "auto"  # auto, cpu or cuda
+    num_threads: int = 1  # more are slower for networks of this size
+    capture_video: bool = False  # record three episodes of the final policy
+    run_dir: str = "runs"  # each run makes its own directory in here
+    checkpoint: str | None = None  # evaluate this policy.safetensors, no training
+
+
+class Standardizer(nn.Module):
+    """Mean and standard deviation of each dimension, saved with the policy; a constant dimension is only centred."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+
+    def fit(self, x):
+        std, mean = torch.std_mean(x.double(), dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 1e-6, std, 1.0))
+
+    def forward(self, x):
+        return (x - self.mean) / self.std
+
+
+class Policy(nn.Module):
+    """pi(s), one action for each state; obs (B, obs_dim), actions (B, act_dim) in the environment's units."""
+
+    def __init__(self, args, obs_space, action_space):
+        super().__init__()
+        if not isinstance(action_space, gym.spaces.Box):
+            raise ValueError(f"a Box action space is needed, not {action_space}; bc_autoregressive.py takes it.")
+        obs_dim, hidden, act_dim = obs_space.shape[0], args.hidden_dim, action_space.shape[0]
+        self.obs_scale, self.action_scale = Standardizer(obs_dim), Standardizer(act_dim)
+        self.register_buffer("action_low", torch.as_tensor(action_space.low))
+        self.register_buffer("action_high", torch.as_tensor(action_space.high))
+        layers = nn.Linear(obs_dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+        self.net = nn.Sequential(*layers, nn.Linear(hidden, act_dim))
+
+    def forward(self, obs):
+        """The standardised action (B, act_dim), without a squashing function: bounds are for `act` to keep."""
+        return self.net(self.obs_scale(obs).clamp(-10, 10))
+
+    def loss(self, obs, actions):
+        return (self(obs) - self.action_scale(actions)).square().sum(-1).mean()  # (1)
+
+    @torch.no_grad()
+    def act(self, obs):
+        action = self.action_scale.mean + self.action_scale.std * self(obs)
+        return action.clamp(self.action_low, self.action_high)
+
+
+def fail(message, status=2):
+    """End with the message on standard error, without a traceback; status 2 is for wrong input."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def make_envs(env_id, num_envs, **kwargs):
+    """Environments stepped side by side. One that is done waits for its reset: each episode has its own seed."""
+    gym.logger.min_level = gym.logger.ERROR  # that a -v4 id has a successor is no news to who asked for it
+    try:
+        kwargs |= {"vector_kwargs": {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}}
+        return gym.make_vec(env_id, num_envs, vectorization_mode="sync", **kwargs)
+    except (gym.error.Error, ImportError, AttributeError) as error:
+        fail(f"--env-id {env_id} cannot be made: {error}")
+
+
+def rollout(envs, act, reset, num_episodes, seed):
+    """Play whole episodes, number k from the seed `seed + k`, and yield each step of the N environments.
+
+    `act` maps obs (N, obs_dim) to actions; `reset` is told which of the N begin an episode, (N,) bool.
+    A step is episode (N,), obs, actions, rewards (N,), done (N,), infos; extra episodes bear the number `num_episodes`.
+    """
+    episode, done = np.arange(envs.num_envs), np.ones(envs.num_envs, bool)
+    obs, _ = envs.reset(seed=(seed + episode).tolist())
+    while episode.min() < num_episodes:
+        reset(done)
+        actions = act(obs)
+        before, (obs, rewards, terminated, truncated, infos) = obs, envs.step(actions)
+        done = terminated | truncated
+        yield np.minimum(episode, num_episodes), before, actions, rewards, done, infos
+        if done.any():
+            episode = np.where(done, episode.max() + done.cumsum(), episode)
+            obs, _ = envs.reset(seed=(seed + episode).tolist(), options={"reset_mask": done})
+
+
+def collect_demonstrations(envs, expert, num_episodes, seed):
+    """The expert's transitions, episode after episode: obs (T, obs_dim) and actions (T, act_dim), float32."""
+    steps = rollout(envs, expert, getattr(expert, "reset", lambda starts: None), num_episodes, seed)
+    episode, obs, actions = (np.concatenate(column) for column in zip(*(step[:3] for step in steps), strict=True))
+    order = np.argsort(episode, kind="stable")[: (episode < num_episodes).sum()]
+    actions = actions[order].reshape(len(order), -1)
+    return torch.as_tensor(obs[order], dtype=torch.float32), torch.as_tensor(actions, dtype=torch.float32)
+
+
+def evaluate(envs, policy, num_episodes, seed):
+    """Returns of `num_episodes`, time per action and, where the last `info` reports them, successes and their modes."""
+    device, reset = policy.action_low.device, getattr(policy, "reset", lambda starts: None)
+
+    def act(obs):
+        actions = policy.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
+        return actions.reshape(envs.action_space.shape).astype(envs.action_space.dtype)
+
+    returns, endings = np.zeros(num_episodes + 1), [{}] * (num_episodes + 1)
+    with torch.random.fork_rng():  # sampling here leaves training as it is, and the other way round
+        torch.manual_seed(seed)
+        for episode, obs, _, rewards, done, infos in rollout(envs, act, reset, num_episodes, seed):  # noqa: B007
+            returns[episode] += rewards
+            for i in np.flatnonzero(done):
+                endings[episode[i]] = {k: infos[k][i] for k in ("is_success", "mode", "num_modes") if k in infos}
+        microseconds = 1e6 * min(timeit.repeat(lambda: act(obs), number=10, repeat=10)) / (10 * len(obs))
+    returns, endings = returns[:-1], endings[:-1]
+    results = {"eval_returns": returns.tolist(), "return_mean": returns.mean(), "return_std": returns.std()}
+    results["microseconds_per_action"] = microseconds  # in a batch of `num_envs`
+    if "is_success" in endings[0]:
+        results["success_rate"] = float(np.mean([e["is_success"] for e in endings]))
+    if "mode" in endings[0]:
+        modes, counts = np.unique([e["mode"] for e in endings if e["is_success"]], return_counts=True)
+        entropy = (counts / counts.sum() * np.log(counts.sum() / counts)).sum() / math.log(endings[0]["num_modes"])
+        results |= {"mode_counts": dict(zip(modes.tolist(), counts.tolist(), strict=True)), "mode_entropy": entropy}
+    return results
+
+
+def load(policy, path, expected):
+    """Load a saved policy's weights and return its metadata, which must agree with `expected`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads(file.metadata()["metadata"])
+            made_with = {name: metadata[name] for name in expected}
+            if made_with != expected:
+                fail(f"--checkpoint {path} was made with {made_with}, not {expected}.")
+            policy.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        fail(f"--checkpoint {path} is not what this script saves with these arguments: {str(error).splitlines()[0]}")
+    return metadata
+
+
+def main(args):
+    start, algorithm = time.time(), Path(__file__).stem
+    for name, value in asdict(args).items():
+        if type(value) is int and value < 1 and name != "seed":
+            fail(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        fail("--device cuda, but there is no CUDA device; leave it at auto.")
+    device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(args.num_threads)
+    torch.manual_seed(args.seed)
+
+    envs = make_envs(args.env_id, args.num_envs)
+    obs_space, action_space = envs.single_observation_space, envs.single_action_space
+    if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
+        fail(f"--env-id {args.env_id} has observations {obs_space}; a flat Box is needed.")
+    demo_seed, validation_seed, eval_seed = (1_000_000 * args.seed + offset for offset in (0, 300_000, 600_000))
+    try:
+        policy = Policy(args, obs_space, action_space).to(device)
+        if args.checkpoint:
+            metadata = load(policy, args.checkpoint, {"algorithm": algorithm, "env_id": args.env_id})
+        else:
+            expert = load_expert(args.env_id, args.expert, seed=args.seed)
+            data = collect_demonstrations(envs, expert, args.num_demos, demo_seed)
+            validation = collect_demonstrations(envs, expert, max(1, args.num_demos // 10), validation_seed)
+            obs, actions, *validation = (x.to(device) for x in (*data, *validation))
+            policy.obs_scale.fit(obs)
+            policy.action_scale.fit(actions)
+            metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
+            metadata |= {"num_transitions": len(obs), "expert_labels": len(obs)}
+            metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
+        run = Path(args.run_dir) / f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
+        run.mkdir(parents=True)
+    except (ValueError, OSError) as error:
+        fail(f"--run-dir {args.run_dir} cannot be written: {error}" if isinstance(error, OSError) else error)
+    writer = SummaryWriter(run)
+    writer.add_text("hyperparameters", "\n".join(f"    {name} = {value}" for name, value in asdict(args).items()))
+
+    optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
+    num_updates, lowest, mean = 0 if args.checkpoint else args.num_updates, math.inf, math.nan
+    progress = tqdm(range(1, num_updates + 1), desc=algorithm, unit=" updates", disable=None if num_updates else True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: fail(f"interrupted; the best policy so far, if any, is in {run}", status=130))
+    begin, evaluating = time.perf_counter(), 0.0
+    for update in progress:
+        cosine = 0.5 * (1 + math.cos(math.pi * update / num_updates))
+        optimizer.param_groups[0]["lr"] = args.learning_rate * min(update / 500, cosine)
+        batch = torch.randint(len(obs), (args.batch_size,), device=device)
+        loss = policy.loss(obs[batch], actions[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if update % 250 == 0 or update == num_updates:
+            with torch.no_grad():
+                held_out = policy.loss(*validation).item()
+            if not math.isfinite(held_out):
+                fail(f"the loss is {held_out} at update {update}; lower --learning-rate. Best policy so far: {run}")
+            if held_out < lowest:  # the policy that is kept: the lowest held-out loss, never the highest return
+                lowest, saved = held_out, {"metadata": json.dumps(metadata | {"update": update})}
+                save_file(policy.state_dict(), run / "policy.tmp", saved)
+                (run / "policy.tmp").replace(run / "policy.safetensors")
+            writer.add_scalar("loss/train", loss.item(), update)
+            writer.add_scalar("loss/held_out", held_out, update)
+            progress.set_postfix({"loss": f"{loss.item():.3f}", "last_return": f"{mean:.1f}"}, refresh=False)
+        if update % args.eval_every == 0 and update < num_updates:
+            tick = time.perf_counter()
+            mean = evaluate(envs, policy, args.num_envs, eval_seed)["return_mean"]
+            writer.add_scalar("eval/return", mean, update)
+            writer.add_scalar("throughput/updates_per_second", update / (tick - begin - evaluating), update)
+            evaluating += time.perf_counter() - tick
+    train_seconds = time.perf_counter() - begin - evaluating
+    metadata = load(policy, args.checkpoint or run / "policy.safetensors", {})
+    results = metadata | evaluate(envs, policy, args.eval_episodes, eval_seed)
+    worst, best, mean = results["random_return"], results["expert_return"], results["return_mean"]
+    results["normalized_return"] = (mean - worst) / (best - worst)
+    results["versions"] = {name: version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
+    results["num_parameters"] = sum(p.numel() for p in policy.parameters())
+    results |= {"train_seconds": train_seconds, "total_seconds": time.time() - start}
+    results["updates_per_second"] = num_updates / train_seconds
+    (run / "results.json").write_text(json.dumps(results, indent=2))
+    writer.add_scalar("eval/return", mean, num_updates)
+    writer.close()
+    if args.capture_video:
+        record = [lambda env: gym.wrappers.RecordVideo(env, str(run / "videos"), episode_trigger=lambda k: k < 3)]
+        evaluate(make_envs(args.env_id, 1, render_mode="rgb_array", wrappers=record), policy, 3, eval_seed)
+    success = f", success {results['success_rate']:.1%}" if "success_rate" in results else ""
+    score = f"return {mean:.1f} ± {results['return_std']:.1f}{success}, normalised {results['normalized_return']:.3f}"
+    print(f"{algorithm} on {args.env_id}: {score} (expert {best:.1f}); {time.time() - start:.0f} s; {run}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
