@@ -243,7 +243,7 @@ def main(args):
     writer.add_text("hyperparameters", "\n".join(f"    {name} = {value}" for name, value in asdict(args).items()))
 
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
-    num_updates, lowest, mean = 0 if args.checkpoint else args.num_updates, math.inf, math.nan
+    num_updates, lowest, shown = 0 if args.checkpoint else args.num_updates, math.inf, {}
     progress = tqdm(range(1, num_updates + 1), desc=algorithm, unit=" updates", disable=None if num_updates else True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: fail(f"interrupted; the best policy so far, if any, is in {run}", status=130))
@@ -267,10 +267,11 @@ def main(args):
                 (run / "policy.tmp").replace(run / "policy.safetensors")
             writer.add_scalar("loss/train", loss.item(), update)
             writer.add_scalar("loss/held_out", held_out, update)
-            progress.set_postfix({"loss": f"{loss.item():.3f}", "last_return": f"{mean:.1f}"}, refresh=False)
+            progress.set_postfix({"loss": f"{loss.item():.3f}"} | shown, refresh=False)
         if update % args.eval_every == 0 and update < num_updates:
             tick = time.perf_counter()
             mean = evaluate(envs, policy, args.num_envs, eval_seed)["return_mean"]
+            shown = {"last_return": f"{mean:.2f}"}
             writer.add_scalar("eval/return", mean, update)
             writer.add_scalar("throughput/updates_per_second", update / (tick - begin - evaluating), update)
             evaluating += time.perf_counter() - tick
@@ -290,8 +291,8 @@ def main(args):
         record = [lambda env: gym.wrappers.RecordVideo(env, str(run / "videos"), episode_trigger=lambda k: k < 3)]
         evaluate(make_envs(args.env_id, 1, render_mode="rgb_array", wrappers=record), policy, 3, eval_seed)
     success = f", success {results['success_rate']:.1%}" if "success_rate" in results else ""
-    score = f"return {mean:.1f} ± {results['return_std']:.1f}{success}, normalised {results['normalized_return']:.3f}"
-    print(f"{algorithm} on {args.env_id}: {score} (expert {best:.1f}); {time.time() - start:.0f} s; {run}")
+    score = f"return {mean:.2f} ± {results['return_std']:.2f}{success}, normalised {results['normalized_return']:.3f}"
+    print(f"{algorithm} on {args.env_id}: {score} (expert {best:.2f}); {time.time() - start:.0f} s; {run}")
 
 
 if __name__ == "__main__":

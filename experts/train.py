@@ -12,8 +12,6 @@ continues with the same command. Its state is in Stable-Baselines3's own format,
 import dataclasses
 import json
 import os
-import shlex
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -140,7 +138,8 @@ def ship(run, env_id, algorithm, seed):
     random = play(lambda obs: np.stack([space.sample() for _ in obs]), env_id, 100, seed=10_000)
     metadata = expert.metadata | dict(
         return_mean=returns.mean(), return_std=returns.std(), return_min=returns.min(), return_episodes=100,
-        random_return=random.mean(), command="python -m experts.train " + shlex.join(sys.argv[1:]),
+        random_return=random.mean(),
+        command=f"python -m experts.train --env-id {env_id} --seed {seed} --total-steps {steps}",
         train_hours=round(next(c["hours"] for c in curve if c["steps"] == steps), 2),
         **{name: version(name) for name in ("sbx-rl", "gymnasium", "mujoco", "jax")},
     )  # fmt: skip

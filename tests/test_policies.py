@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import distributions as D
 
+from experts import load_expert
+
 SCRIPTS = ["bc_mse", "bc_mog"]
 
 
@@ -73,6 +75,17 @@ def test_mog_holds_every_mode_with_its_mass():
     at_left, at_right = ((chosen + 0.8).abs() < 0.15, (chosen - 0.8).abs() < 0.15)
     assert (at_left | at_right).float().mean() > 0.98
     assert at_left.float().mean().item() == pytest.approx(share_of_left, abs=0.03)
+
+
+@pytest.mark.parametrize("decision_hz, num_updates, low, high", [(1, 400, 0.0, 0.05), (10, 1500, 0.95, 1.0)])
+def test_squared_loss_fails_at_one_decision_a_second_and_not_at_ten(decision_hz, num_updates, low, high):
+    """With many small decisions the closed loop breaks the symmetry: multimodality is a matter of the control rate."""
+    module = importlib.import_module("bc_mse")
+    envs = module.make_envs("LaneChange-v0", 20, decision_hz=decision_hz)
+    obs, actions = module.collect_demonstrations(envs, load_expert("LaneChange-v0"), 200, seed=0)
+    policy = module.Policy(module.Args(), envs.single_observation_space, envs.single_action_space)
+    fit(policy, obs, actions, num_updates)
+    assert low <= module.evaluate(envs, policy, 100, seed=600_000)["success_rate"] <= high
 
 
 def test_mog_log_prob_is_that_of_the_mixture():

@@ -1,0 +1,44 @@
+"""Write the table of `experts/README.md` from the metadata of the weights, between its markers.
+
+python -m experts.table
+"""
+
+import re
+from pathlib import Path
+
+from experts import WEIGHTS, NeuralExpert
+
+BEGIN, END = "<!-- experts: python -m experts.table -->\n", "<!-- end of experts -->"
+PUBLISHED = {  # best mean return in rl-zoo3's benchmark.md or CleanRL's documentation, with the version they used
+    "Hopper-v4": "3754 (TQC, rl-zoo3, v3)",
+    "Walker2d-v4": "4718 (TD3, rl-zoo3, v3)",
+    "HalfCheetah-v4": "12090 (TQC, rl-zoo3, v3)",
+    "Ant-v4": "5813 (TD3, rl-zoo3, v3)",
+    "Humanoid-v4": "7239 (TQC, rl-zoo3, v3)",
+    "CartPole-v1": "500 (several, rl-zoo3)",
+}
+
+
+def table():
+    lines = [
+        "| environment | 100 episodes | minimum | random | best published | algorithm, steps, hours | command |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(WEIGHTS.glob("*.safetensors")):
+        m = NeuralExpert(path).metadata
+        lines.append(
+            f"| `{m['env_id']}` | {float(m['return_mean']):.0f} ± {float(m['return_std']):.0f} "
+            f"| {float(m['return_min']):.0f} | {float(m['random_return']):.0f} | {PUBLISHED.get(m['env_id'], '')} "
+            f"| {m['algorithm']}, {int(m['steps']):,}, {m['train_hours']} | `{m['command']}` |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def updated(readme):
+    """The README's text with the table of the shipped weights."""
+    return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: BEGIN + table() + END, readme, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    path = Path(__file__).parent / "README.md"
+    path.write_text(updated(path.read_text()))

@@ -1,0 +1,14 @@
+"""What the documents say is what was measured: their tables are those of the committed files."""
+
+from benchmark import report
+from experts import table
+
+
+def test_readme_shows_the_committed_results():
+    text = (report.ROOT / "README.md").read_text()
+    assert report.BEGIN in text and report.updated(text) == text
+
+
+def test_experts_readme_shows_the_shipped_weights():
+    text = (report.ROOT / "experts" / "README.md").read_text()
+    assert table.BEGIN in text and table.updated(text) == text
