@@ -78,16 +78,12 @@ class NeuralExpert:
         t = self.tensors
         x = torch.as_tensor(np.asarray(obs), dtype=torch.float32)
         x = ((x - t["obs_mean"]) / t["obs_std"]).clamp(-t["obs_clip"], t["obs_clip"])
-        for i in range(self.num_layers):
-            x = F.linear(x, t[f"{i}.weight"], t[f"{i}.bias"])
-            if i < self.num_layers - 1:
-                x = torch.tanh(x) if self.metadata["activation"] == "tanh" else torch.relu(x)
-        if self.metadata["output"] == "argmax":
-            return x.argmax(-1).numpy()
-        if self.metadata["output"] == "tanh":
-            low, high = t["action_low"], t["action_high"]
-            x = low + (high - low) * (torch.tanh(x) + 1) / 2
-        return x.clamp(t["action_low"], t["action_high"]).numpy()
+        for i in range(self.num_layers - 1):
+            x = torch.tanh(F.linear(x, t[f"{i}.weight"], t[f"{i}.bias"]))
+        x = F.linear(x, t[f"{self.num_layers - 1}.weight"], t[f"{self.num_layers - 1}.bias"])
+        if "action_low" in t:
+            return x.clamp(t["action_low"], t["action_high"]).numpy()
+        return x.argmax(-1).numpy()
 
 
 class CustomExpert:
