@@ -1,4 +1,4 @@
-"""Write the README's table from the committed results, between its markers.
+"""Write the README's table and the receipt in each script's docstring from the committed results.
 
 python -m benchmark.report
 """
@@ -46,6 +46,21 @@ def table():
     return "\n".join([*head, *(line for line in rows if line)]) + "\n"
 
 
+def receipt(script):
+    """The line of the docstring that says what the default command gives."""
+    paths = sorted(RESULTS.glob(f"Hopper-v4__{script}__*.json"))
+    results = [json.loads(path.read_text()) for path in paths]
+    returns, minutes = [result["return_mean"] for result in results], mean_of(results, "total_seconds") / 60
+    score = f"{np.mean(returns):.0f} ± {np.std(returns):.0f} over {len(results)} seeds"
+    return f"    python {script}.py --env-id Hopper-v4  # return {score}, {minutes:.1f} minutes on one core\n"
+
+
+def with_receipt(script):
+    """The script's text with its receipt."""
+    pattern = rf"    python {script}\.py --env-id Hopper-v4  # .*\n"
+    return re.sub(pattern, lambda _: receipt(script), (ROOT / f"{script}.py").read_text())
+
+
 def updated(readme):
     """The README's text with the table of the committed results."""
     return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: BEGIN + table() + END, readme, flags=re.DOTALL)
@@ -54,3 +69,5 @@ def updated(readme):
 if __name__ == "__main__":
     path = ROOT / "README.md"
     path.write_text(updated(path.read_text()))
+    for script in SCRIPTS:
+        (ROOT / f"{script}.py").write_text(with_receipt(script))

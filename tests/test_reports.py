@@ -1,5 +1,7 @@
 """What the documents say is what was measured: their tables are those of the committed files."""
 
+import pytest
+
 from benchmark import report
 from experts import table
 
@@ -7,6 +9,12 @@ from experts import table
 def test_readme_shows_the_committed_results():
     text = (report.ROOT / "README.md").read_text()
     assert report.BEGIN in text and report.updated(text) == text
+
+
+@pytest.mark.parametrize("script", report.SCRIPTS)
+def test_docstrings_show_the_committed_results(script):
+    text = (report.ROOT / f"{script}.py").read_text()
+    assert report.receipt(script) in text and report.with_receipt(script) == text
 
 
 def test_experts_readme_shows_the_shipped_weights():
