@@ -89,7 +89,7 @@ class Policy(nn.Module):
         self.obs_scale, self.action_scale = Standardizer(obs_dim), Standardizer(self.D)
         self.register_buffer("action_low", torch.as_tensor(action_space.low))
         self.register_buffer("action_high", torch.as_tensor(action_space.high))
-        layers = nn.Linear(obs_dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+        layers = nn.Linear(obs_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
         self.net = nn.Sequential(*layers, nn.Linear(hidden, self.K * (1 + 2 * self.D)))
         # Means are spread over the demonstrated actions from the start, so that components do not collapse into one.
         nn.init.normal_(self.net[-1].bias[self.K : self.K * (1 + self.D)])

@@ -82,7 +82,7 @@ class Policy(nn.Module):
         self.obs_scale, self.action_scale = Standardizer(obs_dim), Standardizer(act_dim)
         self.register_buffer("action_low", torch.as_tensor(action_space.low))
         self.register_buffer("action_high", torch.as_tensor(action_space.high))
-        layers = nn.Linear(obs_dim, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+        layers = nn.Linear(obs_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
         self.net = nn.Sequential(*layers, nn.Linear(hidden, act_dim))
 
     def forward(self, obs):
