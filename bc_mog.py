@@ -4,10 +4,9 @@
     L = -log pi(a|s) = -logsumexp_k [log w_k(s) + log N(a; mu_k(s), diag sigma_k(s)^2)]    (2)
 
 Bishop, "Mixture Density Networks", 1994; the practice is robomimic's GMM head (Mandlekar et al., "What Matters in
-Learning from Offline Human Demonstrations for Robot Manipulation", 2021). Here sigma has a high floor, and the policy
-kept is the one of the lowest held-out loss: a mixture learns by heart which side each demonstration took. At test time
-a component is drawn by its weight, and its mean takes one mean-shift step to its mode, averaging those that agree:
-    a <- sum_k r_k mu_k, with r_k in proportion to w_k N(a; mu_k, diag sigma_k^2)          (3)
+Learning from Offline Human Demonstrations for Robot Manipulation", 2021). Here sigma has a high floor, and the kept
+policy has the lowest held-out loss: a mixture learns by heart which side each demonstration took. At test time a mean
+drawn by weight takes one mean-shift step to its mode: sum_k r_k mu_k, r_k ~ w_k N(mean; mu_k, diag sigma_k^2)     (3)
     python bc_mog.py --env-id Hopper-v4  # return nan ± nan over 0 seeds, nan minutes on one core
 """
 
