@@ -42,7 +42,7 @@ class DrivingEnv(gym.Env):
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.metadata = self.metadata | {"render_fps": max(2, decision_hz)}
-        self.render_mode, self.screen, self.caption = render_mode, None, ""
+        self.render_mode, self.screen = render_mode, None
 
     def reset(self, *, seed=None, options=None):
         """`options` may hold `y` (m), `speed` and `lateral_velocity` (m/s) of the start: disturbed starts."""
@@ -128,7 +128,7 @@ class DrivingEnv(gym.Env):
             pygame.draw.lines(self.screen, (150, 205, 255), False, points, 3)
         colour = (120, 60, 60) if self.crashed else (66, 135, 245)
         pygame.draw.rect(self.screen, colour, rectangle(self.x, self.y, 4.5, 2.0), border_radius=4)
-        text = f"{self.vx:4.1f} m/s   {'crashed' if self.crashed else self.mode}   {self.caption}"
+        text = f"{self.vx:4.1f} m/s   {'crashed' if self.crashed else self.mode}"
         self.screen.blit(self.font.render(text, True, (255, 255, 255)), (12, 12))
         if self.render_mode == "human":
             pygame.event.pump()

@@ -34,7 +34,7 @@ DEFAULT = dict(
     policy_kwargs=dict(net_arch=[128, 128], log_std_init=-0.5), total_steps=10_000_000, checkpoint_every=500_000,
 )  # fmt: skip
 RECIPES = {
-    # Without a bonus for entropy σ shrinks to 0.08 and the return creeps to 3,417 in six million steps.
+    # Without a bonus for entropy the exploration dies early, and the gait stays below the floor of 3,500.
     "Hopper-v4": DEFAULT | dict(ent_coef=0.003, total_steps=1_000_000),
     "Walker2d-v4": DEFAULT,
     "CartPole-v1": DEFAULT | dict(n_envs=8, n_steps=128, batch_size=256, total_steps=300_000, checkpoint_every=25_000),
