@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import load_expert
+from experts import load_expert, make_envs, rollout
 
 
 @dataclass
@@ -57,21 +57,10 @@ class Args:
     min_std: float = 0.3  # smallest sigma, in standard deviations of the demonstrated actions
 
 
-class Standardizer(nn.Module):
-    """Mean and standard deviation of each dimension, saved with the policy; a constant dimension is only centred."""
-
-    def __init__(self, dim):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("std", torch.ones(dim))
-
-    def fit(self, x):
-        std, mean = torch.std_mean(x.double(), dim=0, correction=0)
-        self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 1e-6, std, 1.0))
-
-    def forward(self, x):
-        return (x - self.mean) / self.std
+def moments(x):
+    """Mean and standard deviation (2, dim) of x (T, dim), for standardising; a constant dimension is only centred."""
+    std, mean = torch.std_mean(x.double(), dim=0, correction=0)
+    return torch.stack([mean, torch.where(std > 1e-6, std, 1.0)])
 
 
 class Policy(nn.Module):
@@ -85,16 +74,23 @@ class Policy(nn.Module):
             raise ValueError("--num-components must be at least 1 and --min-std above 0.")
         obs_dim, hidden, self.min_std = obs_space.shape[0], args.hidden_dim, args.min_std
         self.K, self.D = args.num_components, action_space.shape[0]
-        self.obs_scale, self.action_scale = Standardizer(obs_dim), Standardizer(self.D)
-        self.register_buffer("action_low", torch.as_tensor(action_space.low))
-        self.register_buffer("action_high", torch.as_tensor(action_space.high))
+        self.register_buffer("obs_moments", torch.tensor([[0.0], [1.0]]).repeat(1, obs_dim))
+        self.register_buffer("action_moments", torch.tensor([[0.0], [1.0]]).repeat(1, self.D))
+        self.register_buffer("action_bounds", torch.as_tensor(np.stack([action_space.low, action_space.high])))
         layers = nn.Linear(obs_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
         self.net = nn.Sequential(*layers, nn.Linear(hidden, self.K * (1 + 2 * self.D)))
         nn.init.normal_(self.net[-1].bias[self.K : self.K * (1 + self.D)])  # means apart, lest components collapse
 
+    def fit(self, obs, actions):
+        """Take the statistics of the demonstrations; returns what else of them is to be recorded."""
+        self.obs_moments.copy_(moments(obs))
+        self.action_moments.copy_(moments(actions))
+        return {}
+
     def forward(self, obs):
         """The mixture over standardised actions: log w (B, K), mu (B, K, D), sigma (B, K, D)."""
-        out = self.net(self.obs_scale(obs).clamp(-10, 10))
+        mean, std = self.obs_moments
+        out = self.net(((obs - mean) / std).clamp(-10, 10))
         logits, means, raw_stds = out.split([self.K, self.K * self.D, self.K * self.D], dim=-1)
         stds = self.min_std + nn.functional.softplus(raw_stds)
         return logits.log_softmax(-1), means.unflatten(-1, (self.K, self.D)), stds.unflatten(-1, (self.K, self.D))
@@ -102,9 +98,10 @@ class Policy(nn.Module):
     def log_prob(self, obs, actions):
         """log pi(a|s) (B,) in nats, a density over actions in the environment's units."""
         log_weights, means, stds = self(obs)
-        z = (self.action_scale(actions).unsqueeze(-2) - means) / stds  # (B, K, D)
+        mean, std = self.action_moments
+        z = (((actions - mean) / std).unsqueeze(-2) - means) / stds  # (B, K, D)
         log_components = -(0.5 * z.square() + stds.log()).sum(-1)  # (B, K)
-        constant = 0.5 * self.D * math.log(2 * math.pi) + self.action_scale.std.log().sum()
+        constant = 0.5 * self.D * math.log(2 * math.pi) + std.log().sum()
         return torch.logsumexp(log_weights + log_components, dim=-1) - constant  # (1)
 
     def loss(self, obs, actions):
@@ -116,8 +113,8 @@ class Policy(nn.Module):
         k = torch.multinomial(log_weights.exp(), 1)  # (B, 1)
         z = (means.take_along_dim(k.unsqueeze(-1), dim=1) - means) / stds  # (B, K, D)
         shares = (log_weights - (0.5 * z.square() + stds.log()).sum(-1)).softmax(-1)  # (B, K)
-        mean = (shares.unsqueeze(-1) * means).sum(1)  # (3)
-        return (self.action_scale.mean + self.action_scale.std * mean).clamp(self.action_low, self.action_high)
+        mean, std = self.action_moments
+        return (mean + std * (shares.unsqueeze(-1) * means).sum(1)).clamp(*self.action_bounds)  # (3)
 
 
 def fail(message, status=2):
@@ -126,56 +123,32 @@ def fail(message, status=2):
     sys.exit(status)
 
 
-def make_envs(env_id, num_envs, **kwargs):
-    """Environments stepped side by side. One that is done waits for its reset: each episode has its own seed."""
-    gym.logger.min_level = gym.logger.ERROR  # that a -v4 id has a successor is no news to who asked for it
-    try:
-        kwargs |= {"vector_kwargs": {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}}
-        return gym.make_vec(env_id, num_envs, vectorization_mode="sync", **kwargs)
-    except (gym.error.Error, ImportError, AttributeError) as error:
-        fail(f"--env-id {env_id} cannot be made: {error}")
+def collect_demonstrations(envs, expert, num_episodes, seed, horizon):
+    """The expert's transitions, episode after episode: obs (T, obs_dim) and actions (T, horizon * act_dim), float32.
 
-
-def rollout(envs, act, reset, num_episodes, seed):
-    """Play whole episodes, number k from the seed `seed + k`, and yield each step of the N environments.
-
-    `act` maps obs (N, obs_dim) to actions; `reset` is told which of the N begin an episode, (N,) bool.
-    A step is episode (N,), obs, actions, rewards (N,), done (N,), infos; extra episodes bear the number `num_episodes`.
+    Beside each observation stand the actions of `horizon` steps from there on; an episode's last action is repeated.
     """
-    episode, done = np.arange(envs.num_envs), np.ones(envs.num_envs, bool)
-    obs, _ = envs.reset(seed=(seed + episode).tolist())
-    while episode.min() < num_episodes:
-        reset(done)
-        actions = act(obs)
-        before, (obs, rewards, terminated, truncated, infos) = obs, envs.step(actions)
-        done = terminated | truncated
-        yield np.minimum(episode, num_episodes), before, actions, rewards, done, infos
-        if done.any():
-            episode = np.where(done, episode.max() + done.cumsum(), episode)
-            obs, _ = envs.reset(seed=(seed + episode).tolist(), options={"reset_mask": done})
-
-
-def collect_demonstrations(envs, expert, num_episodes, seed):
-    """The expert's transitions, episode after episode: obs (T, obs_dim) and actions (T, act_dim), float32."""
-    steps = rollout(envs, expert, getattr(expert, "reset", lambda starts: None), num_episodes, seed)
+    steps = rollout(envs, expert, num_episodes, seed)
     episode, obs, actions = (np.concatenate(column) for column in zip(*(step[:3] for step in steps), strict=True))
     order = np.argsort(episode, kind="stable")[: (episode < num_episodes).sum()]
-    actions = actions[order].reshape(len(order), -1)
+    last = np.cumsum(np.bincount(episode[order]))[episode[order]] - 1
+    ahead = np.minimum(np.arange(len(order))[:, None] + np.arange(horizon), last[:, None])  # (T, horizon)
+    actions = actions[order][ahead].reshape(len(order), -1)
     return torch.as_tensor(obs[order], dtype=torch.float32), torch.as_tensor(actions, dtype=torch.float32)
 
 
 def evaluate(envs, policy, num_episodes, seed):
     """Returns of `num_episodes`, time per action and, where the last `info` reports them, successes and their modes."""
-    device, reset = policy.action_low.device, getattr(policy, "reset", lambda starts: None)
 
     def act(obs):
-        actions = policy.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
-        return actions.reshape(envs.action_space.shape).astype(envs.action_space.dtype)
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=next(policy.parameters()).device)
+        return policy.act(obs).cpu().numpy().reshape(envs.action_space.shape).astype(envs.action_space.dtype)
 
+    act.reset = getattr(policy, "reset", None)
     returns, endings = np.zeros(num_episodes + 1), [{}] * (num_episodes + 1)
     with torch.random.fork_rng():  # sampling here leaves training as it is, and the other way round
         torch.manual_seed(seed)
-        for episode, obs, _, rewards, done, infos in rollout(envs, act, reset, num_episodes, seed):  # noqa: B007
+        for episode, obs, _, rewards, done, infos in rollout(envs, act, num_episodes, seed):  # noqa: B007
             returns[episode] += rewards
             for i in np.flatnonzero(done):
                 endings[episode[i]] = {k: infos[k][i] for k in ("is_success", "mode", "num_modes") if k in infos}
@@ -184,9 +157,9 @@ def evaluate(envs, policy, num_episodes, seed):
     results = {"eval_returns": returns.tolist(), "return_mean": returns.mean(), "return_std": returns.std()}
     results["microseconds_per_action"] = microseconds  # in a batch of `num_envs`
     if "is_success" in endings[0]:
-        results["success_rate"] = float(np.mean([e["is_success"] for e in endings]))
+        results["success_rate"] = float(np.mean([end["is_success"] for end in endings]))
     if "mode" in endings[0]:
-        modes, counts = np.unique([e["mode"] for e in endings if e["is_success"]], return_counts=True)
+        modes, counts = np.unique([end["mode"] for end in endings if end["is_success"]], return_counts=True)
         entropy = (counts / counts.sum() * np.log(counts.sum() / counts)).sum() / math.log(endings[0]["num_modes"])
         results |= {"mode_counts": dict(zip(modes.tolist(), counts.tolist(), strict=True)), "mode_entropy": entropy}
     return results
@@ -217,24 +190,19 @@ def main(args):
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
 
-    envs = make_envs(args.env_id, args.num_envs)
-    obs_space, action_space = envs.single_observation_space, envs.single_action_space
-    if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
-        fail(f"--env-id {args.env_id} has observations {obs_space}; a flat Box is needed.")
     demo_seed, validation_seed, eval_seed = (1_000_000 * args.seed + offset for offset in (0, 300_000, 600_000))
     try:
-        policy = Policy(args, obs_space, action_space).to(device)
+        envs = make_envs(args.env_id, args.num_envs)
+        policy = Policy(args, envs.single_observation_space, envs.single_action_space).to(device)
         if args.checkpoint:
             metadata = load(policy, args.checkpoint, {"algorithm": algorithm, "env_id": args.env_id})
         else:
             expert = load_expert(args.env_id, args.expert, seed=args.seed)
-            data = collect_demonstrations(envs, expert, args.num_demos, demo_seed)
-            validation = collect_demonstrations(envs, expert, max(1, args.num_demos // 10), validation_seed)
-            obs, actions, *validation = (x.to(device) for x in (*data, *validation))
-            policy.obs_scale.fit(obs)
-            policy.action_scale.fit(actions)
+            splits = (args.num_demos, demo_seed), (max(1, args.num_demos // 10), validation_seed)
+            data = [collect_demonstrations(envs, expert, *split, getattr(args, "horizon", 1)) for split in splits]
+            (obs, actions), validation = ([x.to(device) for x in split] for split in data)
             metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
-            metadata |= {"num_transitions": len(obs), "expert_labels": len(obs)}
+            metadata |= {"num_transitions": len(obs), "expert_labels": len(obs)} | policy.fit(obs, actions)
             metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
         run = Path(args.run_dir) / f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
         run.mkdir(parents=True)
@@ -258,13 +226,14 @@ def main(args):
         loss.backward()
         optimizer.step()
         if update % 250 == 0 or update == num_updates:
-            with torch.no_grad():
+            with torch.no_grad(), torch.random.fork_rng():  # the same noise each time, where the loss draws any
+                torch.manual_seed(args.seed)
                 held_out = policy.loss(*validation).item()
             if not math.isfinite(held_out):
                 fail(f"the loss is {held_out} at update {update}; lower --learning-rate. Best policy so far: {run}")
             if held_out < lowest:  # the policy that is kept: the lowest held-out loss, never the highest return
-                lowest, saved = held_out, {"metadata": json.dumps(metadata | {"update": update})}
-                save_file(policy.state_dict(), run / "policy.tmp", saved)
+                lowest, metadata = held_out, metadata | {"update": update, "held_out_loss": held_out}
+                save_file(policy.state_dict(), run / "policy.tmp", {"metadata": json.dumps(metadata)})
                 (run / "policy.tmp").replace(run / "policy.safetensors")
             writer.add_scalar("loss/train", loss.item(), update)
             writer.add_scalar("loss/held_out", held_out, update)
@@ -280,11 +249,10 @@ def main(args):
     metadata = load(policy, args.checkpoint or run / "policy.safetensors", {})
     results = metadata | evaluate(envs, policy, args.eval_episodes, eval_seed)
     worst, best, mean = results["random_return"], results["expert_return"], results["return_mean"]
-    results["normalized_return"] = (mean - worst) / (best - worst)
+    results |= {"normalized_return": (mean - worst) / (best - worst), "train_seconds": train_seconds}
+    results |= {"updates_per_second": num_updates / train_seconds, "total_seconds": time.time() - start}
     results["versions"] = {name: version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
-    results["num_parameters"] = sum(p.numel() for p in policy.parameters())
-    results |= {"train_seconds": train_seconds, "total_seconds": time.time() - start}
-    results["updates_per_second"] = num_updates / train_seconds
+    results["num_parameters"] = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     (run / "results.json").write_text(json.dumps(results, indent=2))
     writer.add_scalar("eval/return", mean, num_updates)
     writer.close()

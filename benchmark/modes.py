@@ -21,11 +21,18 @@ from matplotlib.patches import Rectangle
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from experts import load_expert
+from experts import load_expert, make_envs, rollout
 from experts.driving import ROAD_HALF_WIDTH
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = {"bc_mse": "squared loss", "bc_mog": "mixture of Gaussians"}
+SCRIPTS = {
+    "bc_mse": "squared loss",
+    "bc_gaussian": "a Gaussian, drawn from",
+    "bc_mog": "mixture of Gaussians",
+    "bc_autoregressive": "bins, one dimension after another",
+    "bc_diffusion": "diffusion",
+}
+FLAGS = {"bc_gaussian": ["--stochastic"]}
 NUM_ROLLOUTS, SEED = 100, 1
 
 
@@ -33,10 +40,11 @@ def trained(script):
     """The policy of a run of the script as people run it."""
     run_dir = ROOT / "runs" / "modes"
     flags = ["--env-id", "LaneChange-v0", "--num-demos", "200", "--seed", str(SEED), "--run-dir", str(run_dir)]
+    flags += FLAGS.get(script, [])
     subprocess.run([sys.executable, f"{script}.py", *flags], cwd=ROOT, check=True)
     path = max(run_dir.glob(f"*__{script}__*/policy.safetensors"), key=lambda path: path.stat().st_mtime)
     module = importlib.import_module(script)
-    envs = module.make_envs("LaneChange-v0", NUM_ROLLOUTS)
+    envs = make_envs("LaneChange-v0", NUM_ROLLOUTS)
     with safe_open(path, "pt") as file:
         args = module.Args(**json.loads(file.metadata()["metadata"])["args"])
     policy = module.Policy(args, envs.single_observation_space, envs.single_action_space)
@@ -44,13 +52,11 @@ def trained(script):
     return lambda obs: policy.act(torch.as_tensor(obs)).numpy()
 
 
-def trails(act, reset=lambda starts: None):
+def trails(act):
     """(path (T, 2), success) of each rollout."""
-    from bc_mse import make_envs, rollout
-
     envs = make_envs("LaneChange-v0", NUM_ROLLOUTS)
     found = [None] * (NUM_ROLLOUTS + 1)
-    for episode, _, _, _, done, infos in rollout(envs, act, reset, NUM_ROLLOUTS, seed=1_000_000 * SEED + 600_000):
+    for episode, _, _, _, done, infos in rollout(envs, act, NUM_ROLLOUTS, seed=1_000_000 * SEED + 600_000):
         for i in np.flatnonzero(done):
             found[episode[i]] = np.array(envs.envs[i].unwrapped.trail), bool(infos["is_success"][i])
     return found[:-1]
@@ -75,7 +81,7 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     expert = load_expert("LaneChange-v0", seed=SEED + 100)
-    panels = {"expert": trails(expert, expert.reset)}
+    panels = {"expert": trails(expert)}
     panels |= {f"{script}.py, {what}": trails(trained(script)) for script, what in SCRIPTS.items()}
     figure, axes = plt.subplots(len(panels), 1, figsize=(8, 1.75 * len(panels)), sharex=True, layout="constrained")
     for axis, (name, rollouts) in zip(axes, panels.items(), strict=True):

@@ -19,7 +19,7 @@ import tyro
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmark" / "results"
-SCRIPTS = ["bc_mse", "bc_mog"]
+SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
 DRIVING = ["--num-demos", "200", "--eval-episodes", "500"]
 FLAGS = {"Hopper-v4": [], "LaneChange-v0": DRIVING, "Slalom-v0": DRIVING}
 

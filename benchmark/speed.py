@@ -4,7 +4,7 @@
 
 One process, one thread, one run. An update of each script (batch of 256, Hopper's sizes) stands beside its floor: the
 matrix products of its linear layers alone, forward and backward. Environment steps under policy control stand beside
-stepping the bare vector environment with actions drawn beforehand. Each pair is measured in turn, many times, and the
+stepping the bare vector environment with the same actions. Each pair is measured in turn, many times, and the
 median is printed with the median ratio.
 """
 
@@ -17,8 +17,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from experts import make_envs, rollout
+
 ROOT = Path(__file__).parent.parent
-SCRIPTS = [name for name in ("bc_mse", "bc_mog") if (ROOT / f"{name}.py").exists()]
+SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
 BATCH_SIZE, OBS_DIM, ACT_DIM, NUM_DATA = 256, 11, 3, 10_000
 
 
@@ -44,8 +46,7 @@ def make_update(script):
     args = module.Args()
     policy = module.Policy(args, obs_space, gym.spaces.Box(-1, 1, (ACT_DIM,)))
     obs, actions = torch.randn(NUM_DATA, OBS_DIM), torch.rand(NUM_DATA, ACT_DIM) * 2 - 1
-    policy.obs_scale.fit(obs)
-    policy.action_scale.fit(actions)
+    policy.fit(obs, actions)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4, fused=True)
 
     def update():
@@ -73,20 +74,20 @@ def make_update(script):
 
 
 def evaluation(script, num_envs=20, num_steps=100):
-    """Steps under policy control and bare steps of the same environments, which never end while it lasts."""
+    """Steps under policy control, and the bare steps of the same actions; the environments never end while it lasts."""
     module = importlib.import_module(script)
-    envs = module.make_envs("Hopper-v4", num_envs, terminate_when_unhealthy=False, max_episode_steps=10**9)
+    envs = make_envs("Hopper-v4", num_envs, terminate_when_unhealthy=False, max_episode_steps=10**9)
     policy = module.Policy(module.Args(), envs.single_observation_space, envs.single_action_space)
-    actions = [envs.action_space.sample() for _ in range(num_steps)]
-    envs.reset(seed=0)
+    actions = []
 
     def act(obs):
         return policy.act(torch.as_tensor(obs, dtype=torch.float32)).cpu().numpy()
 
     def controlled():
-        steps = module.rollout(envs, act, lambda starts: None, 1, seed=0)
+        actions.clear()
+        steps = rollout(envs, act, 1, seed=0)
         for _ in range(num_steps):
-            next(steps)
+            actions.append(next(steps)[2])
 
     def bare():
         envs.reset(seed=list(range(num_envs)))

@@ -124,25 +124,47 @@ class CustomExpert:
         self.checked = True
 
 
+def make_envs(env_id, num_envs, **kwargs):
+    """Environments with flat observations, stepped side by side; raises ValueError where there are none of that id.
+
+    One that is done waits for its reset, so that each episode has its own seed.
+    """
+    gym.logger.min_level = gym.logger.ERROR  # that a -v4 id has a successor is no news to who asked for it
+    try:
+        envs = gym.make_vec(env_id, num_envs, "sync", {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}, **kwargs)
+    except (gym.error.Error, ImportError, AttributeError) as error:
+        raise ValueError(f"--env-id {env_id} cannot be made: {error}") from error
+    space = envs.single_observation_space
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"--env-id {env_id} has observations {space}; a flat Box is needed.")
+    return envs
+
+
+def rollout(envs, act, num_episodes, seed):
+    """Play whole episodes, number k from the seed `seed + k`, and yield each step of the N environments.
+
+    `act` maps obs (N, obs_dim) to actions; `act.reset`, if it has one, is told which of the N begin an episode, (N,)
+    bool. A step is episode (N,), obs, actions, rewards (N,), done (N,), infos; `num_episodes` stands for any beyond.
+    """
+    episode, done = np.arange(envs.num_envs), np.ones(envs.num_envs, bool)
+    obs, _ = envs.reset(seed=(seed + episode).tolist())
+    reset = getattr(act, "reset", None)
+    while episode.min() < num_episodes:
+        if reset and done.any():
+            reset(done)
+        actions = act(obs)
+        before, (obs, rewards, terminated, truncated, infos) = obs, envs.step(actions)
+        done = terminated | truncated
+        yield np.minimum(episode, num_episodes), before, actions, rewards, done, infos
+        if done.any():
+            episode = np.where(done, episode.max() + done.cumsum(), episode)
+            obs, _ = envs.reset(seed=(seed + episode).tolist(), options={"reset_mask": done})
+
+
 def play(policy, env_id, num_episodes, seed):
     """Returns (num_episodes,) of whole episodes, episode k from seed + k; `policy` maps (N, obs_dim) to actions."""
-    vector_kwargs = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
-    envs = gym.make_vec(env_id, min(num_episodes, 20), vectorization_mode="sync", vector_kwargs=vector_kwargs)
-    episode = np.arange(envs.num_envs)
-    starts, started = np.ones(envs.num_envs, bool), envs.num_envs
-    returns, pending = np.zeros(num_episodes), num_episodes
-    obs, _ = envs.reset(seed=(seed + episode).tolist())
-    while pending:
-        if hasattr(policy, "reset") and starts.any():
-            policy.reset(starts)
-        obs, rewards, terminated, truncated, _ = envs.step(policy(obs))
-        counts = episode < num_episodes
-        returns[episode[counts]] += rewards[counts]
-        starts = terminated | truncated
-        if starts.any():
-            pending -= int((starts & counts).sum())
-            episode[starts] = started + np.arange(starts.sum())
-            started += int(starts.sum())
-            obs, _ = envs.reset(seed=(seed + episode).tolist(), options={"reset_mask": starts})
+    envs, returns = make_envs(env_id, min(num_episodes, 20)), np.zeros(num_episodes + 1)
+    for episode, _, _, rewards, _, _ in rollout(envs, policy, num_episodes, seed):
+        returns[episode] += rewards
     envs.close()
-    return returns
+    return returns[:-1]

@@ -3,7 +3,8 @@
     pip install -r requirements-experts.txt
     JAX_PLATFORMS=cpu taskset -c 0 python -m experts.train --env-id Hopper-v4 --seed 1
 
-Every `checkpoint_every` steps the actor is exported to `work_dir` and plays ten episodes. At the end the best few by
+The learning rate and the bonus for entropy fall linearly to zero, in steps of `checkpoint_every`. After each the actor
+is exported to `work_dir` and plays ten episodes. At the end the best few by
 that brief evaluation play 100 episodes each, on seeds of their own; the one with the best mean minus standard deviation
 is shipped, and its recorded return comes from 100 further episodes on other seeds. A run that was stopped continues
 with the same command. Its state is in Stable-Baselines3's own format, a pickle: continue only your own.
@@ -31,12 +32,12 @@ from experts import WEIGHTS, NeuralExpert, play
 
 DEFAULT = dict(
     n_envs=16, n_steps=512, batch_size=512, n_epochs=10, learning_rate=3e-4, gamma=0.99, gae_lambda=0.95, ent_coef=0.0,
-    policy_kwargs=dict(net_arch=[128, 128], log_std_init=-0.5), total_steps=10_000_000, checkpoint_every=500_000,
+    policy_kwargs=dict(net_arch=[128, 128], log_std_init=-0.5), total_steps=10_000_000, checkpoint_every=250_000,
 )  # fmt: skip
 RECIPES = {
-    # Without a bonus for entropy the exploration dies early, and the gait stays below the floor of 3,500.
-    "Hopper-v4": DEFAULT | dict(ent_coef=0.003, total_steps=1_000_000),
-    "Walker2d-v4": DEFAULT,
+    # The bonus for entropy keeps up the exploration: without it the gait stays at 3,417, and falls at a little noise.
+    "Hopper-v4": DEFAULT | dict(ent_coef=0.01, total_steps=2_500_000),
+    "Walker2d-v4": DEFAULT | dict(total_steps=5_000_000),
     "CartPole-v1": DEFAULT | dict(n_envs=8, n_steps=128, batch_size=256, total_steps=300_000, checkpoint_every=25_000),
 }
 
@@ -75,7 +76,7 @@ def export(model, path, metadata):
     save_file(tensors, path, {key: str(value) for key, value in metadata.items()})
 
 
-def ship(run, env_id, seed):
+def ship(run, env_id, seed, total_steps):
     """Choose among the checkpoints by 100 episodes each and write the weights with what 100 other episodes returned."""
     curve = [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
     scores = {}
@@ -95,7 +96,7 @@ def ship(run, env_id, seed):
         "return_min": returns.min(),
         "random_return": random.mean(),
         "train_hours": round(next(line["hours"] for line in curve if line["steps"] == steps), 2),
-        "command": f"python -m experts.train --env-id {env_id} --seed {seed} --total-steps {steps}",
+        "command": f"python -m experts.train --env-id {env_id} --seed {seed} --total-steps {total_steps}",
         **{name: version(name) for name in ("sbx-rl", "jax", "gymnasium", "mujoco")},
     }
     WEIGHTS.mkdir(exist_ok=True)
@@ -112,7 +113,10 @@ def main(args):
     model, start, hours = build(recipe, args.env_id, args.seed, run), time.time(), 0.0
     if model.num_timesteps:
         hours = json.loads((run / "curve.jsonl").read_text().splitlines()[-1])["hours"]
-    while model.num_timesteps < (args.total_steps or recipe["total_steps"]):
+    total_steps = args.total_steps or recipe["total_steps"]
+    while (remaining := 1 - model.num_timesteps / total_steps) > 0:
+        model.lr_schedule = lambda _, rate=recipe["learning_rate"] * remaining: rate
+        model.ent_coef = recipe["ent_coef"] * remaining
         model.learn(recipe["checkpoint_every"], reset_num_timesteps=False)
         steps = model.num_timesteps
         path = run / f"{steps}.safetensors"
@@ -126,7 +130,7 @@ def main(args):
         model.get_env().save(str(run / "normalizer.pkl"))
         model.save(run / "state.tmp.zip")
         (run / "state.tmp.zip").replace(run / "state.zip")
-    ship(run, args.env_id, args.seed)
+    ship(run, args.env_id, args.seed, total_steps)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import bc_mog
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ["bc_mse", "bc_mog"]
+SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
 TINY = [
     "--env-id",
     "LaneChange-v0",

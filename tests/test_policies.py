@@ -10,7 +10,8 @@ from torch import distributions as D
 
 from experts import load_expert
 
-SCRIPTS = ["bc_mse", "bc_mog"]
+SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
+EXPRESSIVE = ["bc_mog", "bc_autoregressive", "bc_diffusion"]  # those that hold several modes
 
 
 def make_policy(script, obs_dim=3, low=(-1.0, -1.0), high=(1.0, 1.0), **args):
@@ -20,12 +21,13 @@ def make_policy(script, obs_dim=3, low=(-1.0, -1.0), high=(1.0, 1.0), **args):
     return module.Policy(module.Args(**args), obs_space, action_space)
 
 
-def fit(policy, obs, actions, num_updates, learning_rate=1e-3):
+def fit(policy, obs, actions, num_updates, learning_rate=1e-3, anneal=False):
     """The loss of every update of plain training; the statistics come from the same data."""
-    policy.obs_scale.fit(obs)
-    policy.action_scale.fit(actions)
+    policy.fit(obs, actions)
     optimizer, losses = torch.optim.Adam(policy.parameters(), lr=learning_rate), []
-    for _ in range(num_updates):
+    for update in range(num_updates):
+        if anneal:
+            optimizer.param_groups[0]["lr"] = learning_rate * (1 - update / num_updates)
         batch = torch.randint(len(obs), (256,))
         loss = policy.loss(obs[batch], actions[batch])
         optimizer.zero_grad()
@@ -33,13 +35,6 @@ def fit(policy, obs, actions, num_updates, learning_rate=1e-3):
         optimizer.step()
         losses.append(loss.item())
     return losses
-
-
-def bimodal(num, share_of_left=0.7):
-    """Observations that say nothing, actions at -0.8 or +0.8 in the first dimension, and the share at -0.8."""
-    obs, left = torch.randn(num, 3), torch.rand(num) < share_of_left
-    actions = torch.stack([torch.where(left, -0.8, 0.8), torch.zeros(num)], dim=1) + 0.02 * torch.randn(num, 2)
-    return obs, actions, left.float().mean().item()
 
 
 @pytest.fixture(autouse=True)
@@ -58,31 +53,12 @@ def test_loss_decreases(script):
     assert (policy.act(obs) - actions).abs().mean() < 0.15
 
 
-def test_mse_lands_between_the_modes():
-    obs, actions, _ = bimodal(20_000)
-    policy = make_policy("bc_mse")
-    fit(policy, obs, actions, 500)
-    chosen = policy.act(obs)[:, 0]
-    assert (chosen.abs() < 0.7).all()  # no action near either mode
-    assert chosen.mean().item() == pytest.approx(actions[:, 0].mean().item(), abs=0.05)
-
-
-def test_mog_holds_every_mode_with_its_mass():
-    obs, actions, share_of_left = bimodal(20_000)
-    policy = make_policy("bc_mog")
-    fit(policy, obs, actions, 500)
-    chosen = policy.act(obs)[:, 0]
-    at_left, at_right = ((chosen + 0.8).abs() < 0.15, (chosen - 0.8).abs() < 0.15)
-    assert (at_left | at_right).float().mean() > 0.98
-    assert at_left.float().mean().item() == pytest.approx(share_of_left, abs=0.03)
-
-
 @pytest.mark.parametrize("decision_hz, num_updates, low, high", [(1, 400, 0.0, 0.05), (10, 1500, 0.95, 1.0)])
 def test_squared_loss_fails_at_one_decision_a_second_and_not_at_ten(decision_hz, num_updates, low, high):
     """With many small decisions the closed loop breaks the symmetry: multimodality is a matter of the control rate."""
     module = importlib.import_module("bc_mse")
     envs = module.make_envs("LaneChange-v0", 20, decision_hz=decision_hz)
-    obs, actions = module.collect_demonstrations(envs, load_expert("LaneChange-v0"), 200, seed=0)
+    obs, actions = module.collect_demonstrations(envs, load_expert("LaneChange-v0"), 200, seed=0, horizon=1)
     policy = module.Policy(module.Args(), envs.single_observation_space, envs.single_action_space)
     fit(policy, obs, actions, num_updates)
     assert low <= module.evaluate(envs, policy, 100, seed=600_000)["success_rate"] <= high
@@ -91,12 +67,11 @@ def test_squared_loss_fails_at_one_decision_a_second_and_not_at_ten(decision_hz,
 def test_mog_log_prob_is_that_of_the_mixture():
     policy = make_policy("bc_mog", low=(-3.0, 0.0), high=(5.0, 0.5), num_components=4).double()
     obs, actions = 2 * torch.randn(64, 3, dtype=torch.float64) + 1, torch.randn(64, 2, dtype=torch.float64) * 0.3 + 0.2
-    policy.obs_scale.fit(obs)
-    policy.action_scale.fit(actions)
+    policy.fit(obs, actions)
     log_weights, means, stds = policy(obs)
     # In the environment's units each component is the affine image of the standardised one.
-    location = policy.action_scale.mean + policy.action_scale.std * means
-    components = D.Independent(D.Normal(location, policy.action_scale.std * stds), 1)
+    mean, std = policy.action_moments
+    components = D.Independent(D.Normal(mean + std * means, std * stds), 1)
     oracle = D.MixtureSameFamily(D.Categorical(logits=log_weights), components).log_prob(actions)
     torch.testing.assert_close(policy.log_prob(obs, actions), oracle, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(policy.loss(obs, actions), -oracle.mean())
@@ -107,7 +82,7 @@ def test_mog_components_start_apart():
     assert torch.pdist(means[0]).min() > 0.05
 
 
-@pytest.mark.parametrize("script, args", [("bc_mse", {}), ("bc_mog", {}), ("bc_mog", {"num_components": 1})])
+@pytest.mark.parametrize("script, args", [*((script, {}) for script in SCRIPTS), ("bc_mog", {"num_components": 1})])
 @pytest.mark.parametrize("num", [1, 7])
 def test_extreme_inputs_stay_finite_and_actions_within_bounds(script, args, num):
     policy = make_policy(script, low=(-3.0, 0.1), high=(-2.0, 40.0), **args)
@@ -118,10 +93,10 @@ def test_extreme_inputs_stay_finite_and_actions_within_bounds(script, args, num)
         extreme = scale * torch.randn(num, 3)
         chosen, loss = policy.act(extreme), policy.loss(extreme, actions[:num])
         assert chosen.shape == (num, 2) and torch.isfinite(loss)
-        assert (chosen >= policy.action_low).all() and (chosen <= policy.action_high).all()
+        assert (chosen >= policy.action_bounds[0]).all() and (chosen <= policy.action_bounds[1]).all()
         policy.zero_grad()
         loss.backward()
-        assert all(torch.isfinite(p.grad).all() for p in policy.parameters())
+        assert all(torch.isfinite(p.grad).all() for p in policy.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -136,7 +111,7 @@ def test_statistics_are_part_of_the_saved_policy(script):
     assert torch.equal(other.act(obs), expected)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script != "bc_autoregressive"])
 def test_discrete_actions_are_refused_with_the_script_that_takes_them(script):
     module, obs_space = importlib.import_module(script), gym.spaces.Box(-1, 1, (3,))
     with pytest.raises(ValueError, match=r"bc_autoregressive\.py"):

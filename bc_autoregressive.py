@@ -1,0 +1,298 @@
+"""Behaviour cloning over bins: each dimension of the action is drawn among bins, given the dimensions before it.
+
+    pi(a|s) = prod_d p(b_d | a_<d, s) / width_d,   b_d the bin of a_d                      (1)
+    L = -sum_d sum_b q_d(b) log p(b | a_<d, s),    q_d(b) ~ exp(-(a_d - centre_b)^2 / (2 bandwidth_d^2))    (2)
+
+Metz et al., "Discrete Sequential Prediction of Continuous Actions for Deep RL", 2017; Brohan et al., "RT-1", 2022; the
+smoothed labels q: Imani & White, "Improving Regression Performance with Distributional Losses", 2018. Differs from them
+in that q is also what later dimensions see of a_d, and that the kept policy has the lowest held-out loss. Categories of
+a Discrete or MultiDiscrete action space are bins as they are: q is one-hot, and the policy a plain Categorical.
+At test time a bin is drawn from p and takes three mean-shift steps, a <- sum_b r_b centre_b, to its mode:
+    r_b ~ p(b | a_<d, s) exp(-(a - centre_b)^2 / (8 bandwidth_d^2))                        (3)
+"""
+
+import json
+import math
+import signal
+import sys
+import time
+import timeit
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+import tyro
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from experts import load_expert, make_envs, rollout
+
+
+@dataclass
+class Args:
+    # --- Experiment ---
+    env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
+    seed: int = 0  # of demonstrations, network, batches and evaluation
+    num_demos: int = 10  # expert episodes to learn from
+    expert: str | None = None  # your own expert as module:callable, in place of the shipped one
+    num_updates: int = 40_000  # gradient steps
+    batch_size: int = 256  # transitions per gradient step
+    learning_rate: float = 1e-3  # at its peak: a short warm-up, then cosine to zero
+    hidden_dim: int = 256  # width of the hidden layers
+    eval_every: int = 10_000  # updates between evaluations, one episode in each environment
+    eval_episodes: int = 50  # episodes of the final evaluation
+    num_envs: int = 20  # environments stepped side by side
+    device: str = "auto"  # auto, cpu or cuda
+    num_threads: int = 1  # more are slower for networks of this size
+    capture_video: bool = False  # record three episodes of the final policy
+    run_dir: str = "runs"  # each run makes its own directory in here
+    checkpoint: str | None = None  # evaluate this policy.safetensors, no training
+    # --- Autoregressive ---
+    num_bins: int = 256  # for each dimension of continuous actions, over the range of the demonstrations
+    smoothing: float = 0.3  # bandwidth of the labels, in standard deviations of the demonstrated actions
+
+
+def moments(x):
+    """Mean and standard deviation (2, dim) of x (T, dim), for standardising; a constant dimension is only centred."""
+    std, mean = torch.std_mean(x.double(), dim=0, correction=0)
+    return torch.stack([mean, torch.where(std > 1e-6, std, 1.0)])
+
+
+class Policy(nn.Module):
+    """pi(a|s), one dimension after another; obs (B, obs_dim), actions (B, act_dim) in the environment's units."""
+
+    def __init__(self, args, obs_space, action_space):
+        super().__init__()
+        if args.num_bins < 2 or args.smoothing <= 0:
+            raise ValueError("--num-bins must be at least 2 and --smoothing above 0.")
+        self.continuous = isinstance(action_space, gym.spaces.Box)
+        if self.continuous:
+            sizes, bounds = np.full(action_space.shape, args.num_bins), (action_space.low, action_space.high)
+        elif isinstance(action_space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+            sizes = np.atleast_1d(getattr(action_space, "n", getattr(action_space, "nvec", None)))
+            bounds = (action_space.start + 0 * sizes, action_space.start + sizes - 1)
+        else:
+            raise ValueError(f"a Box, Discrete or MultiDiscrete action space is needed, not {action_space}.")
+        obs_dim, hidden, self.smoothing, bins = obs_space.shape[0], args.hidden_dim, args.smoothing, int(max(sizes))
+        self.D = len(sizes)
+        self.register_buffer("obs_moments", torch.tensor([[0.0], [1.0]]).repeat(1, obs_dim))
+        self.register_buffer("action_bounds", torch.as_tensor(np.stack(bounds), dtype=torch.float32))
+        self.register_buffer("centres", self.action_bounds[0].unsqueeze(-1) + torch.arange(bins))  # (D, bins)
+        self.register_buffer("bandwidth", torch.full((self.D, 1), 0.1))
+        self.register_buffer("missing", torch.arange(bins) >= torch.as_tensor(sizes).unsqueeze(-1))  # (D, bins)
+        layers = nn.Linear(obs_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
+        self.net = nn.Sequential(*layers, nn.Linear(hidden, hidden // 2))
+        self.position = nn.Parameter(torch.randn(self.D, hidden // 2))
+        self.embedding = nn.Parameter(torch.randn(self.D, bins, hidden // 2))
+        self.head = nn.Linear(hidden // 2, bins)
+
+    def fit(self, obs, actions):
+        """Take the statistics of the demonstrations; returns what else of them is to be recorded."""
+        self.obs_moments.copy_(moments(obs))
+        if not self.continuous:
+            return {"quantization_error": 0.0}
+        margin = 3 * self.smoothing * actions.std(0)  # room for the labels' smoothing
+        low, high = actions.amin(0) - margin, actions.amax(0) + margin
+        width = (high - low).clamp(min=1e-3).unsqueeze(-1) / self.centres.shape[1]  # (D, 1)
+        self.centres.copy_(low.unsqueeze(-1) + width * (0.5 + torch.arange(self.centres.shape[1], device=low.device)))
+        self.bandwidth.copy_(torch.maximum(self.smoothing * actions.std(0).unsqueeze(-1), width / 2))
+        errors = (actions.unsqueeze(-1) - self.centres).abs().amin(-1)
+        return {"quantization_error": errors.square().sum(-1).mean().sqrt().item()}
+
+    def smooth(self, actions, d=slice(None)):
+        """The bins' shares q (B, D, bins) in actions (B, D), or in those of the dimension d."""
+        z = (actions.unsqueeze(-1) - self.centres[d]) / self.bandwidth[d]
+        return (-0.5 * z.square()).masked_fill(self.missing[d], -1e9).softmax(-1)
+
+    def log_probs(self, obs, q):
+        """log p(b | a_<d, s) (B, D, bins) for all dimensions at once."""
+        mean, std = self.obs_moments
+        before = torch.einsum("bdk,dkh->bdh", q[:, :-1], self.embedding[:-1]).cumsum(1)
+        x = (
+            self.net(((obs - mean) / std).clamp(-10, 10)).unsqueeze(1)
+            + self.position
+            + nn.functional.pad(before, (0, 0, 1, 0))
+        )
+        return self.head(nn.functional.gelu(x)).masked_fill(self.missing, -1e9).log_softmax(-1)
+
+    def log_prob(self, obs, actions):
+        """log pi(a|s) (B,) in nats, a density over actions in the environment's units where they are continuous."""
+        bins = (actions.unsqueeze(-1) - self.centres).abs().argmin(-1, keepdim=True)  # (B, D, 1)
+        widths = self.centres[:, 1] - self.centres[:, 0]
+        return (self.log_probs(obs, self.smooth(actions)).gather(-1, bins).squeeze(-1) - widths.log()).sum(-1)  # (1)
+
+    def loss(self, obs, actions):
+        q = self.smooth(actions)
+        return -(q * self.log_probs(obs, q)).sum((1, 2)).mean()  # (2)
+
+    @torch.no_grad()
+    def act(self, obs):
+        (mean, std), actions = self.obs_moments, []
+        x = self.net(((obs - mean) / std).clamp(-10, 10))
+        for d in range(self.D):
+            logits = self.head(nn.functional.gelu(x + self.position[d])).masked_fill(self.missing[d], -1e9)
+            action = self.centres[d][torch.multinomial(logits.softmax(-1), 1)]  # (B, 1)
+            for _ in range(3):
+                z = (action - self.centres[d]) / self.bandwidth[d]
+                action = ((logits - z.square() / 8).softmax(-1) * self.centres[d]).sum(-1, keepdim=True)  # (3)
+            actions.append(action)
+            x = x + self.smooth(action.squeeze(-1), d) @ self.embedding[d]
+        actions = torch.cat(actions, dim=-1).clamp(*self.action_bounds)
+        return actions if self.continuous else actions.round()
+
+
+def fail(message, status=2):
+    """End with the message on standard error, without a traceback; status 2 is for wrong input."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def collect_demonstrations(envs, expert, num_episodes, seed, horizon):
+    """The expert's transitions, episode after episode: obs (T, obs_dim) and actions (T, horizon * act_dim), float32.
+
+    Beside each observation stand the actions of `horizon` steps from there on; an episode's last action is repeated.
+    """
+    steps = rollout(envs, expert, num_episodes, seed)
+    episode, obs, actions = (np.concatenate(column) for column in zip(*(step[:3] for step in steps), strict=True))
+    order = np.argsort(episode, kind="stable")[: (episode < num_episodes).sum()]
+    last = np.cumsum(np.bincount(episode[order]))[episode[order]] - 1
+    ahead = np.minimum(np.arange(len(order))[:, None] + np.arange(horizon), last[:, None])  # (T, horizon)
+    actions = actions[order][ahead].reshape(len(order), -1)
+    return torch.as_tensor(obs[order], dtype=torch.float32), torch.as_tensor(actions, dtype=torch.float32)
+
+
+def evaluate(envs, policy, num_episodes, seed):
+    """Returns of `num_episodes`, time per action and, where the last `info` reports them, successes and their modes."""
+
+    def act(obs):
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=next(policy.parameters()).device)
+        return policy.act(obs).cpu().numpy().reshape(envs.action_space.shape).astype(envs.action_space.dtype)
+
+    act.reset = getattr(policy, "reset", None)
+    returns, endings = np.zeros(num_episodes + 1), [{}] * (num_episodes + 1)
+    with torch.random.fork_rng():  # sampling here leaves training as it is, and the other way round
+        torch.manual_seed(seed)
+        for episode, obs, _, rewards, done, infos in rollout(envs, act, num_episodes, seed):  # noqa: B007
+            returns[episode] += rewards
+            for i in np.flatnonzero(done):
+                endings[episode[i]] = {k: infos[k][i] for k in ("is_success", "mode", "num_modes") if k in infos}
+        microseconds = 1e6 * min(timeit.repeat(lambda: act(obs), number=10, repeat=10)) / (10 * len(obs))
+    returns, endings = returns[:-1], endings[:-1]
+    results = {"eval_returns": returns.tolist(), "return_mean": returns.mean(), "return_std": returns.std()}
+    results["microseconds_per_action"] = microseconds  # in a batch of `num_envs`
+    if "is_success" in endings[0]:
+        results["success_rate"] = float(np.mean([end["is_success"] for end in endings]))
+    if "mode" in endings[0]:
+        modes, counts = np.unique([end["mode"] for end in endings if end["is_success"]], return_counts=True)
+        entropy = (counts / counts.sum() * np.log(counts.sum() / counts)).sum() / math.log(endings[0]["num_modes"])
+        results |= {"mode_counts": dict(zip(modes.tolist(), counts.tolist(), strict=True)), "mode_entropy": entropy}
+    return results
+
+
+def load(policy, path, expected):
+    """Load a saved policy's weights and return its metadata, which must agree with `expected`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads(file.metadata()["metadata"])
+            made_with = {name: metadata[name] for name in expected}
+            if made_with != expected:
+                fail(f"--checkpoint {path} was made with {made_with}, not {expected}.")
+            policy.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        fail(f"--checkpoint {path} is not what this script saves with these arguments: {str(error).splitlines()[0]}")
+    return metadata
+
+
+def main(args):
+    start, algorithm = time.time(), Path(__file__).stem
+    for name, value in asdict(args).items():
+        if type(value) is int and value < 1 and name != "seed":
+            fail(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        fail("--device cuda, but there is no CUDA device; leave it at auto.")
+    device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(args.num_threads)
+    torch.manual_seed(args.seed)
+
+    demo_seed, validation_seed, eval_seed = (1_000_000 * args.seed + offset for offset in (0, 300_000, 600_000))
+    try:
+        envs = make_envs(args.env_id, args.num_envs)
+        policy = Policy(args, envs.single_observation_space, envs.single_action_space).to(device)
+        if args.checkpoint:
+            metadata = load(policy, args.checkpoint, {"algorithm": algorithm, "env_id": args.env_id})
+        else:
+            expert = load_expert(args.env_id, args.expert, seed=args.seed)
+            splits = (args.num_demos, demo_seed), (max(1, args.num_demos // 10), validation_seed)
+            data = [collect_demonstrations(envs, expert, *split, getattr(args, "horizon", 1)) for split in splits]
+            (obs, actions), validation = ([x.to(device) for x in split] for split in data)
+            metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
+            metadata |= {"num_transitions": len(obs), "expert_labels": len(obs)} | policy.fit(obs, actions)
+            metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
+        run = Path(args.run_dir) / f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
+        run.mkdir(parents=True)
+    except (ValueError, OSError) as error:
+        fail(f"--run-dir {args.run_dir} cannot be written: {error}" if isinstance(error, OSError) else error)
+    writer = SummaryWriter(run)
+    writer.add_text("hyperparameters", "\n".join(f"    {name} = {value}" for name, value in asdict(args).items()))
+
+    optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
+    num_updates, lowest, shown = 0 if args.checkpoint else args.num_updates, math.inf, {}
+    progress = tqdm(range(1, num_updates + 1), desc=algorithm, unit=" updates", disable=None if num_updates else True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: fail(f"interrupted; the best policy so far, if any, is in {run}", status=130))
+    begin, evaluating = time.perf_counter(), 0.0
+    for update in progress:
+        cosine = 0.5 * (1 + math.cos(math.pi * update / num_updates))
+        optimizer.param_groups[0]["lr"] = args.learning_rate * min(update / 500, cosine)
+        batch = torch.randint(len(obs), (args.batch_size,), device=device)
+        loss = policy.loss(obs[batch], actions[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if update % 250 == 0 or update == num_updates:
+            with torch.no_grad(), torch.random.fork_rng():  # the same noise each time, where the loss draws any
+                torch.manual_seed(args.seed)
+                held_out = policy.loss(*validation).item()
+            if not math.isfinite(held_out):
+                fail(f"the loss is {held_out} at update {update}; lower --learning-rate. Best policy so far: {run}")
+            if held_out < lowest:  # the policy that is kept: the lowest held-out loss, never the highest return
+                lowest, metadata = held_out, metadata | {"update": update, "held_out_loss": held_out}
+                save_file(policy.state_dict(), run / "policy.tmp", {"metadata": json.dumps(metadata)})
+                (run / "policy.tmp").replace(run / "policy.safetensors")
+            writer.add_scalar("loss/train", loss.item(), update)
+            writer.add_scalar("loss/held_out", held_out, update)
+            progress.set_postfix({"loss": f"{loss.item():.3f}"} | shown, refresh=False)
+        if update % args.eval_every == 0 and update < num_updates:
+            tick = time.perf_counter()
+            mean = evaluate(envs, policy, args.num_envs, eval_seed)["return_mean"]
+            shown = {"last_return": f"{mean:.2f}"}
+            writer.add_scalar("eval/return", mean, update)
+            writer.add_scalar("throughput/updates_per_second", update / (tick - begin - evaluating), update)
+            evaluating += time.perf_counter() - tick
+    train_seconds = time.perf_counter() - begin - evaluating
+    metadata = load(policy, args.checkpoint or run / "policy.safetensors", {})
+    results = metadata | evaluate(envs, policy, args.eval_episodes, eval_seed)
+    worst, best, mean = results["random_return"], results["expert_return"], results["return_mean"]
+    results |= {"normalized_return": (mean - worst) / (best - worst), "train_seconds": train_seconds}
+    results |= {"updates_per_second": num_updates / train_seconds, "total_seconds": time.time() - start}
+    results["versions"] = {name: version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
+    results["num_parameters"] = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    (run / "results.json").write_text(json.dumps(results, indent=2))
+    writer.add_scalar("eval/return", mean, num_updates)
+    writer.close()
+    if args.capture_video:
+        record = [lambda env: gym.wrappers.RecordVideo(env, str(run / "videos"), episode_trigger=lambda k: k < 3)]
+        evaluate(make_envs(args.env_id, 1, render_mode="rgb_array", wrappers=record), policy, 3, eval_seed)
+    success = f", success {results['success_rate']:.1%}" if "success_rate" in results else ""
+    score = f"return {mean:.2f} ± {results['return_std']:.2f}{success}, normalised {results['normalized_return']:.3f}"
+    print(f"{algorithm} on {args.env_id}: {score} (expert {best:.2f}); {time.time() - start:.0f} s; {run}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
