@@ -41,11 +41,11 @@ class Args:
     seed: int = 0  # of demonstrations, network, batches and evaluation
     num_demos: int = 10  # expert episodes to learn from
     expert: str | None = None  # your own expert as module:callable, in place of the shipped one
-    num_updates: int = 40_000  # gradient steps
+    num_updates: int = 20_000  # gradient steps
     batch_size: int = 256  # transitions per gradient step
     learning_rate: float = 1e-3  # at its peak: a short warm-up, then cosine to zero
     hidden_dim: int = 256  # width of the hidden layers
-    eval_every: int = 10_000  # updates between evaluations, one episode in each environment
+    eval_every: int = 5_000  # updates between evaluations, one episode in each environment
     eval_episodes: int = 50  # episodes of the final evaluation
     num_envs: int = 20  # environments stepped side by side
     device: str = "auto"  # auto, cpu or cuda
@@ -93,15 +93,15 @@ class Policy(nn.Module):
         self.head = nn.Linear(hidden // 2, bins)
 
     def fit(self, obs, actions):
-        """Take the statistics of the demonstrations; returns what else of them is to be recorded."""
+        """Take the statistics of the demonstrations; returns the bins' own error in them, to be recorded."""
         self.obs_moments.copy_(moments(obs))
         if not self.continuous:
             return {"quantization_error": 0.0}
-        margin = 3 * self.smoothing * actions.std(0)  # room for the labels' smoothing
-        low, high = actions.amin(0) - margin, actions.amax(0) + margin
+        smooth = self.smoothing * actions.std(0, correction=0)
+        low, high = actions.amin(0) - 3 * smooth, actions.amax(0) + 3 * smooth
         width = (high - low).clamp(min=1e-3).unsqueeze(-1) / self.centres.shape[1]  # (D, 1)
         self.centres.copy_(low.unsqueeze(-1) + width * (0.5 + torch.arange(self.centres.shape[1], device=low.device)))
-        self.bandwidth.copy_(torch.maximum(self.smoothing * actions.std(0).unsqueeze(-1), width / 2))
+        self.bandwidth.copy_(torch.maximum(smooth.unsqueeze(-1), width / 2))
         errors = (actions.unsqueeze(-1) - self.centres).abs().amin(-1)
         return {"quantization_error": errors.square().sum(-1).mean().sqrt().item()}
 
@@ -232,7 +232,7 @@ def main(args):
             data = [collect_demonstrations(envs, expert, *split, getattr(args, "horizon", 1)) for split in splits]
             (obs, actions), validation = ([x.to(device) for x in split] for split in data)
             metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
-            metadata |= {"num_transitions": len(obs), "expert_labels": len(obs)} | policy.fit(obs, actions)
+            metadata |= {"num_transitions": len(obs), "expert_labels": len(obs)} | (policy.fit(obs, actions) or {})
             metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
         run = Path(args.run_dir) / f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
         run.mkdir(parents=True)

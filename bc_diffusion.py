@@ -1,14 +1,14 @@
 """Behaviour cloning with diffusion: actions are drowned in noise step by step, and a network learns the way back.
 
     x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,   eps ~ N(0, 1)                         (1)
-    L = E_(t, eps) || x_0 - f(x_t, t, s) ||^2                                              (2)
+    L = E_(t, eps) min(abar_t / (1 - abar_t), 5) || x_0 - f(x_t, t, s) ||^2                (2)
     x_s = sqrt(abar_s) x_0 + sqrt(1 - abar_s - sigma^2) eps + sigma z,   s < t             (3)
 
-Chi et al., "Diffusion Policy", 2023; (1) Ho et al., 2020, with the squared cosine of Nichol & Dhariwal, 2021; (3) DDIM,
-Song et al., 2021, which is DDPM with --eta 1 --num-inference-steps 50. Differs from the paper: the network is an MLP,
-sees one observation, and predicts x_0, which is more exact for torques (--predict-noise for the paper's eps); the kept
-policy has the lowest held-out loss. At test time (3) draws `horizon` actions with averaged weights, one by default, and
-the first `action_horizon` of them are executed.
+Chi et al., "Diffusion Policy", 2023; abar: squared cosine, Nichol & Dhariwal, 2021; weight: min-SNR, Hang et al., 2023;
+(3): DDIM with quadratic steps, Song et al., 2021, or DDPM (Ho et al., 2020) by --eta 1 --num-inference-steps 50. Unlike
+the paper's, the network is an MLP, sees one observation, and predicts x_0 rather than eps (--predict-noise): more exact
+for torques; the kept policy has the lowest held-out loss. At test time (3) draws `horizon` actions from the averaged
+weights, one by default; the first `action_horizon` of them are executed.
 """
 
 import json
@@ -43,11 +43,11 @@ class Args:
     seed: int = 0  # of demonstrations, network, batches and evaluation
     num_demos: int = 10  # expert episodes to learn from
     expert: str | None = None  # your own expert as module:callable, in place of the shipped one
-    num_updates: int = 40_000  # gradient steps
+    num_updates: int = 20_000  # gradient steps
     batch_size: int = 256  # transitions per gradient step
     learning_rate: float = 1e-3  # at its peak: a short warm-up, then cosine to zero
     hidden_dim: int = 256  # width of the hidden layers
-    eval_every: int = 10_000  # updates between evaluations, one episode in each environment
+    eval_every: int = 5_000  # updates between evaluations, one episode in each environment
     eval_episodes: int = 50  # episodes of the final evaluation
     num_envs: int = 20  # environments stepped side by side
     device: str = "auto"  # auto, cpu or cuda
@@ -88,44 +88,44 @@ class Policy(nn.Module):
         self.register_buffer("action_bounds", torch.as_tensor(np.stack([action_space.low, action_space.high])))
         t = torch.linspace(0, 1, args.num_diffusion_steps + 1).unsqueeze(-1)  # (T + 1, 1)
         f = torch.cos((t + 0.008) / 1.008 * math.pi / 2).square()
-        alphas = torch.cat([torch.ones(1, 1), (f[1:] / f[:-1]).clamp(min=0.001)])
-        self.register_buffer("abar", alphas.cumprod(0))  # (T + 1, 1)
-        angles = math.pi * t * 2 ** torch.arange(5)
-        self.register_buffer("time", torch.cat([angles.sin(), angles.cos()], dim=-1))  # (T + 1, 10)
-        sizes = obs_dim + args.horizon * self.D + 10, *[args.hidden_dim] * 3
+        self.register_buffer("abar", torch.cat([torch.ones(1, 1), (f[1:] / f[:-1]).clamp(min=0.001)]).cumprod(0))
+        sizes = obs_dim + args.horizon * self.D + 2, *[args.hidden_dim] * 3
         layers = [layer for size in pairwise(sizes) for layer in (nn.Linear(*size), nn.GELU())]
         self.net = nn.Sequential(*layers, nn.Linear(args.hidden_dim, args.horizon * self.D))
-        average = lambda old, new, n: old.lerp(new, 1 - min(args.ema_decay, (1 + n) / (10 + n)))  # n: updates so far
-        self.ema = AveragedModel(self.net, avg_fn=average).requires_grad_(False)
-        self.age = torch.zeros(0)  # no chunks yet
+        warm_up = lambda old, new, n: old.lerp(new, 1 - min(args.ema_decay, (1 + n) / (10 + n)))  # noqa: E731
+        self.ema = AveragedModel(self.net, avg_fn=warm_up).requires_grad_(False)
+        self.queues = []  # for each environment, what remains of its chunk
 
     def fit(self, obs, actions):
-        """Take the statistics of the demonstrations; returns what else of them is to be recorded."""
+        """Take the statistics of the demonstrations."""
         self.obs_moments.copy_(moments(obs))
         low, high = actions.view(-1, self.D).aminmax(dim=0)
         self.action_range.copy_(torch.stack([low, torch.where(high - low > 1e-6, high, low + 1)]))
-        return {}
 
     def forward(self, net, obs, x, t):
-        """What `net` predicts, x_0 or eps, of x_t (B, horizon * act_dim) at the steps t (B,)."""
-        mean, std = self.obs_moments
-        return net(torch.cat([((obs - mean) / std).clamp(-10, 10), x, self.time[t]], dim=-1))
+        """What `net` predicts, x_0 or eps, from x_t (B, horizon * act_dim) at the steps t (B,)."""
+        (mean, std), abar = self.obs_moments, self.abar[t]
+        return net(torch.cat([((obs - mean) / std).clamp(-10, 10), x, abar.sqrt(), (1 - abar).sqrt()], dim=-1))
 
     def loss(self, obs, actions):
         low, high = self.action_range
         x0 = (2 * (actions.unflatten(-1, (-1, self.D)) - low) / (high - low) - 1).flatten(1)  # in [-1, 1]
         t, eps = torch.randint(1, len(self.abar), (len(obs),), device=obs.device), torch.randn_like(x0)
-        x = self.abar[t].sqrt() * x0 + (1 - self.abar[t]).sqrt() * eps  # (1)
+        abar = self.abar[t]
         if torch.is_grad_enabled():
             self.ema.update_parameters(self.net)
         net = self.net if torch.is_grad_enabled() else self.ema  # held-out: the weights that act
-        return (self(net, obs, x, t) - (eps if self.args.predict_noise else x0)).square().sum(-1).mean()  # (2)
+        out = self(net, obs, abar.sqrt() * x0 + (1 - abar).sqrt() * eps, t)  # (1)
+        if self.args.predict_noise:
+            return (eps - out).square().sum(-1).mean()
+        return ((abar / (1 - abar)).clamp(max=5) * (x0 - out).square()).sum(-1).mean()  # (2)
 
     def sample(self, obs):
         """Chunks of actions (B, horizon, act_dim)."""
         x = torch.randn(len(obs), self.args.horizon * self.D, device=obs.device)
-        steps = torch.linspace(self.args.num_diffusion_steps, 0, self.args.num_inference_steps + 1).round().int()
-        for t, s in pairwise(steps.tolist()):
+        n, i = self.args.num_inference_steps, torch.arange(self.args.num_inference_steps, -1, -1)
+        steps = torch.maximum(i, (self.args.num_diffusion_steps * i.square() / n**2).ceil()).int().tolist()
+        for t, s in pairwise(steps):
             a, b = self.abar[t], self.abar[s]
             out = self(self.ema, obs, x, torch.full((len(obs),), t))
             x0 = ((x - (1 - a).sqrt() * out) / a.sqrt() if self.args.predict_noise else out).clamp(-1, 1)
@@ -137,19 +137,16 @@ class Policy(nn.Module):
 
     def reset(self, starts):
         """Void the chunks of those of the N environments in which an episode begins, `starts` (N,) bool."""
-        if len(starts) != len(self.age):
-            self.age = torch.zeros(len(starts), dtype=torch.long)
-            self.chunks = self.action_range.new_zeros(len(starts), self.args.horizon, self.D)
-        self.age[torch.as_tensor(starts)] = self.args.action_horizon
+        self.queues = [[] if start else queue for start, queue in zip(starts, self.queues, strict=False)]
 
     @torch.no_grad()
     def act(self, obs):
-        if len(obs) != len(self.age):
-            self.reset(torch.ones(len(obs), dtype=torch.bool))
-        over = self.age >= self.args.action_horizon
-        self.chunks[over], self.age[over] = self.sample(obs[over]), 0
-        self.age += 1
-        return self.chunks[torch.arange(len(obs)), self.age - 1].clamp(*self.action_bounds)
+        if len(obs) != len(self.queues):
+            self.queues = [[] for _ in obs]
+        empty = [i for i, queue in enumerate(self.queues) if not queue]
+        for i, chunk in zip(empty, self.sample(obs[empty]) if empty else [], strict=True):
+            self.queues[i] = list(chunk[: self.args.action_horizon])
+        return torch.stack([queue.pop(0) for queue in self.queues]).clamp(*self.action_bounds)
 
 
 def fail(message, status=2):
@@ -237,7 +234,7 @@ def main(args):
             data = [collect_demonstrations(envs, expert, *split, getattr(args, "horizon", 1)) for split in splits]
             (obs, actions), validation = ([x.to(device) for x in split] for split in data)
             metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
-            metadata |= {"num_transitions": len(obs), "expert_labels": len(obs)} | policy.fit(obs, actions)
+            metadata |= {"num_transitions": len(obs), "expert_labels": len(obs)} | (policy.fit(obs, actions) or {})
             metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
         run = Path(args.run_dir) / f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
         run.mkdir(parents=True)

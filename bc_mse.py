@@ -40,11 +40,11 @@ class Args:
     seed: int = 0  # of demonstrations, network, batches and evaluation
     num_demos: int = 10  # expert episodes to learn from
     expert: str | None = None  # your own expert as module:callable, in place of the shipped one
-    num_updates: int = 40_000  # gradient steps
+    num_updates: int = 20_000  # gradient steps
     batch_size: int = 256  # transitions per gradient step
     learning_rate: float = 1e-3  # at its peak: a short warm-up, then cosine to zero
     hidden_dim: int = 256  # width of the hidden layers
-    eval_every: int = 10_000  # updates between evaluations, one episode in each environment
+    eval_every: int = 5_000  # updates between evaluations, one episode in each environment
     eval_episodes: int = 50  # episodes of the final evaluation
     num_envs: int = 20  # environments stepped side by side
     device: str = "auto"  # auto, cpu or cuda
@@ -75,10 +75,9 @@ class Policy(nn.Module):
         self.net = nn.Sequential(*layers, nn.Linear(hidden, act_dim))
 
     def fit(self, obs, actions):
-        """Take the statistics of the demonstrations; returns what else of them is to be recorded."""
+        """Take the statistics of the demonstrations."""
         self.obs_moments.copy_(moments(obs))
         self.action_moments.copy_(moments(actions))
-        return {}
 
     def forward(self, obs):
         """The standardised action (B, act_dim), without a squashing function: bounds are for `act` to keep."""
@@ -180,7 +179,7 @@ def main(args):
             data = [collect_demonstrations(envs, expert, *split, getattr(args, "horizon", 1)) for split in splits]
             (obs, actions), validation = ([x.to(device) for x in split] for split in data)
             metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
-            metadata |= {"num_transitions": len(obs), "expert_labels": len(obs)} | policy.fit(obs, actions)
+            metadata |= {"num_transitions": len(obs), "expert_labels": len(obs)} | (policy.fit(obs, actions) or {})
             metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
         run = Path(args.run_dir) / f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
         run.mkdir(parents=True)

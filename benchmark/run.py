@@ -20,26 +20,36 @@ import tyro
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmark" / "results"
 SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
+SAMPLED = "bc_gaussian --stochastic"
 DRIVING = ["--num-demos", "200", "--eval-episodes", "500"]
-FLAGS = {"Hopper-v4": [], "LaneChange-v0": DRIVING, "Slalom-v0": DRIVING}
+FLAGS = {
+    "Hopper-v4": [],
+    "Walker2d-v4": [],
+    "LaneChange-v0": DRIVING,
+    "Slalom-v0": DRIVING,
+    "CartPole-v1": ["--eval-episodes", "500"],
+}
+ROWS = {env_id: SCRIPTS for env_id in FLAGS}
+ROWS |= {"LaneChange-v0": [*SCRIPTS, SAMPLED], "Slalom-v0": [*SCRIPTS, SAMPLED], "CartPole-v1": ["bc_autoregressive"]}
 
 
 @dataclass
 class Args:
-    seeds: tuple[int, ...] = (1, 2, 3)  # other seeds than 0, on which defaults were tuned
-    scripts: tuple[str, ...] = tuple(SCRIPTS)
+    seeds: tuple[int, ...] = (4, 5, 6)  # defaults were tuned on others: 0, 1, 10, 100
+    scripts: tuple[str, ...] = (*SCRIPTS, SAMPLED)
     env_ids: tuple[str, ...] = tuple(FLAGS)
     jobs: int = 1  # processes side by side, each on one thread
 
 
 def run_cell(env_id, script, seed):
     """True where the cell is finished."""
-    kept = RESULTS / f"{env_id}__{script}__{seed}.json"
+    kept = RESULTS / f"{env_id}__{script.replace(' --', '-')}__{seed}.json"
     if kept.exists():
         return True
     with tempfile.TemporaryDirectory() as run_dir:
-        flags = ["--env-id", env_id, "--seed", str(seed), "--run-dir", run_dir, *FLAGS[env_id]]
-        done = subprocess.run([sys.executable, f"{script}.py", *flags], cwd=ROOT, capture_output=True, text=True)
+        name, *extra = script.split()
+        flags = [*extra, "--env-id", env_id, "--seed", str(seed), "--run-dir", run_dir, *FLAGS[env_id]]
+        done = subprocess.run([sys.executable, f"{name}.py", *flags], cwd=ROOT, capture_output=True, text=True)
         print(done.stdout.strip() or f"FAILED {kept.stem}: {done.stderr.strip()}", flush=True)
         if done.returncode == 0:
             (path,) = Path(run_dir).glob("*/results.json")
@@ -49,7 +59,7 @@ def run_cell(env_id, script, seed):
 
 def main(args):
     RESULTS.mkdir(exist_ok=True)
-    cells = list(product(args.env_ids, args.scripts, args.seeds))
+    cells = [(e, s, seed) for e, s, seed in product(args.env_ids, args.scripts, args.seeds) if s in ROWS[e]]
     with ThreadPoolExecutor(args.jobs) as pool:
         finished = list(pool.map(lambda cell: run_cell(*cell), cells))
     print(f"{sum(finished)} of {len(cells)} cells finished")

@@ -13,7 +13,7 @@ from tests.test_policies import fit, make_policy
 POLICIES = {
     "bc_mog": {"num_components": 16, "min_std": 0.05},
     "bc_autoregressive": {"smoothing": 0.03},
-    "bc_diffusion": {"num_inference_steps": 25, "ema_decay": 0.99},
+    "bc_diffusion": {},
 }
 SPREAD, NUM_DATA, NUM_SAMPLES = 0.02, 50_000, 20_000
 
