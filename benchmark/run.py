@@ -29,7 +29,7 @@ FLAGS = {
     "Slalom-v0": DRIVING,
     "CartPole-v1": ["--eval-episodes", "500"],
 }
-ROWS = {env_id: SCRIPTS for env_id in FLAGS}
+ROWS = dict.fromkeys(FLAGS, SCRIPTS)
 ROWS |= {"LaneChange-v0": [*SCRIPTS, SAMPLED], "Slalom-v0": [*SCRIPTS, SAMPLED], "CartPole-v1": ["bc_autoregressive"]}
 
 
