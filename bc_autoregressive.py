@@ -80,17 +80,16 @@ class Policy(nn.Module):
         else:
             raise ValueError(f"a Box, Discrete or MultiDiscrete action space is needed, not {action_space}.")
         obs_dim, hidden, self.smoothing, bins = obs_space.shape[0], args.hidden_dim, args.smoothing, int(max(sizes))
-        self.D = len(sizes)
+        self.D, H = len(sizes), math.ceil(hidden / 4)
         self.register_buffer("obs_moments", torch.tensor([[0.0], [1.0]]).repeat(1, obs_dim))
         self.register_buffer("action_bounds", torch.as_tensor(np.stack(bounds), dtype=torch.float32))
         self.register_buffer("centres", self.action_bounds[0].unsqueeze(-1) + torch.arange(bins))  # (D, bins)
         self.register_buffer("bandwidth", torch.full((self.D, 1), 0.1))
         self.register_buffer("missing", torch.arange(bins) >= torch.as_tensor(sizes).unsqueeze(-1))  # (D, bins)
         layers = nn.Linear(obs_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
-        self.net = nn.Sequential(*layers, nn.Linear(hidden, hidden // 2))
-        self.position = nn.Parameter(torch.randn(self.D, hidden // 2))
-        self.embedding = nn.Parameter(torch.randn(self.D, bins, hidden // 2))
-        self.head = nn.Linear(hidden // 2, bins)
+        self.net = nn.Sequential(*layers, nn.Linear(hidden, self.D * H))
+        self.embedding = nn.Parameter(torch.randn(self.D, bins, H))
+        self.head = nn.Parameter(torch.randn(self.D, H, bins) / math.sqrt(H))
 
     def fit(self, obs, actions):
         """Take the statistics of the demonstrations; returns the bins' own error in them, to be recorded."""
@@ -114,12 +113,10 @@ class Policy(nn.Module):
         """log p(b | a_<d, s) (B, D, bins) for all dimensions at once."""
         mean, std = self.obs_moments
         before = torch.einsum("bdk,dkh->bdh", q[:, :-1], self.embedding[:-1]).cumsum(1)
-        x = (
-            self.net(((obs - mean) / std).clamp(-10, 10)).unsqueeze(1)
-            + self.position
-            + nn.functional.pad(before, (0, 0, 1, 0))
-        )
-        return self.head(nn.functional.gelu(x)).masked_fill(self.missing, -1e9).log_softmax(-1)
+        x = self.net(((obs - mean) / std).clamp(-10, 10)).unflatten(-1, (self.D, -1))
+        x = nn.functional.gelu(x + nn.functional.pad(before, (0, 0, 1, 0)))  # (B, D, H)
+        logits = torch.einsum("bdh,dhk->bdk", x, self.head)
+        return logits.masked_fill(self.missing, -1e9).log_softmax(-1)
 
     def log_prob(self, obs, actions):
         """log pi(a|s) (B,) in nats, a density over actions in the environment's units where they are continuous."""
@@ -134,15 +131,15 @@ class Policy(nn.Module):
     @torch.no_grad()
     def act(self, obs):
         (mean, std), actions = self.obs_moments, []
-        x = self.net(((obs - mean) / std).clamp(-10, 10))
+        x, before = self.net(((obs - mean) / std).clamp(-10, 10)).unflatten(-1, (self.D, -1)), 0
         for d in range(self.D):
-            logits = self.head(nn.functional.gelu(x + self.position[d])).masked_fill(self.missing[d], -1e9)
+            logits = (nn.functional.gelu(x[:, d] + before) @ self.head[d]).masked_fill(self.missing[d], -1e9)
             action = self.centres[d][torch.multinomial(logits.softmax(-1), 1)]  # (B, 1)
             for _ in range(3):
                 z = (action - self.centres[d]) / self.bandwidth[d]
                 action = ((logits - z.square() / 8).softmax(-1) * self.centres[d]).sum(-1, keepdim=True)  # (3)
             actions.append(action)
-            x = x + self.smooth(action.squeeze(-1), d) @ self.embedding[d]
+            before = before + self.smooth(action.squeeze(-1), d) @ self.embedding[d]
         actions = torch.cat(actions, dim=-1).clamp(*self.action_bounds)
         return actions if self.continuous else actions.round()
 

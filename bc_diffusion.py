@@ -1,7 +1,7 @@
 """Behaviour cloning with diffusion: actions are drowned in noise step by step, and a network learns the way back.
 
     x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,   eps ~ N(0, 1)                         (1)
-    L = E_(t, eps) min(abar_t / (1 - abar_t), 5) || x_0 - f(x_t, t, s) ||^2                (2)
+    L = E_(t, eps) clip(abar_t / (1 - abar_t), 1, 20) || x_0 - f(x_t, t, s) ||^2           (2)
     x_s = sqrt(abar_s) x_0 + sqrt(1 - abar_s - sigma^2) eps + sigma z,   s < t             (3)
 
 Chi et al., "Diffusion Policy", 2023; abar: squared cosine, Nichol & Dhariwal, 2021; weight: min-SNR, Hang et al., 2023;
@@ -118,7 +118,7 @@ class Policy(nn.Module):
         out = self(net, obs, abar.sqrt() * x0 + (1 - abar).sqrt() * eps, t)  # (1)
         if self.args.predict_noise:
             return (eps - out).square().sum(-1).mean()
-        return ((abar / (1 - abar)).clamp(max=5) * (x0 - out).square()).sum(-1).mean()  # (2)
+        return ((abar / (1 - abar)).clamp(1, 20) * (x0 - out).square()).sum(-1).mean()  # (2)
 
     def sample(self, obs):
         """Chunks of actions (B, horizon, act_dim)."""
