@@ -8,19 +8,23 @@ import re
 
 import numpy as np
 
-from benchmark.run import FLAGS, RESULTS, ROOT, SCRIPTS
+from benchmark.run import FLAGS, RESULTS, ROOT, ROWS, SCRIPTS, path_of
 
-BEGIN, END = "<!-- results: python -m benchmark.report -->\n", "<!-- end of results -->"
+RESULTS_MARKS = "<!-- results: python -m benchmark.report -->\n", "<!-- end of results -->"
+PRICES_MARKS = "<!-- prices: python -m benchmark.prices && python -m benchmark.report -->\n", "<!-- end of prices -->"
 
 
 def mean_of(results, key):
     return float(np.mean([result[key] for result in results]))
 
 
+def results_of(env_id, script):
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(path_of(env_id, script, "*").name))]
+
+
 def row(env_id, script):
     """One line of the table: means over the seeds, and the range of the seeds' means in brackets."""
-    paths = sorted(RESULTS.glob(f"{env_id}__{script}__*.json"))
-    results = [json.loads(path.read_text()) for path in paths]
+    results = results_of(env_id, script)
     if not results:
         return None
     scores = [result["normalized_return"] for result in results]
@@ -29,16 +33,16 @@ def row(env_id, script):
     if results[0].get("mode_counts"):
         numbers = sorted({len(result["mode_counts"]) for result in results})
         modes = f"{' or '.join(map(str, numbers))}, entropy {mean_of(results, 'mode_entropy'):.3f}"
-    minutes = mean_of(results, "total_seconds") / 60
+    name = script.replace(" ", ".py ", 1) if " " in script else f"{script}.py"
     return (
-        f"| `{env_id}` | `{script}.py` | {mean_of(results, 'return_mean'):.4g} of {results[0]['expert_return']:.4g} "
+        f"| `{env_id}` | `{name}` | {mean_of(results, 'return_mean'):.4g} of {results[0]['expert_return']:.4g} "
         f"| {np.mean(scores):.3f} ({min(scores):.3f} to {max(scores):.3f}) | {success} | {modes} "
-        f"| {results[0]['num_transitions']:,} | {minutes:.1f} | {len(results)} |"
+        f"| {results[0]['num_transitions']:,} | {mean_of(results, 'total_seconds') / 60:.1f} | {len(results)} |"
     )
 
 
 def table():
-    rows = [row(env_id, script) for env_id in FLAGS for script in SCRIPTS]
+    rows = [row(env_id, script) for env_id in FLAGS for script in ROWS[env_id]]
     head = [
         "| environment | script | return | normalised (worst to best seed) | success | modes | labels | minutes | n |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -46,10 +50,29 @@ def table():
     return "\n".join([*head, *(line for line in rows if line)]) + "\n"
 
 
+def prices():
+    """The table of prices: what each way of holding several modes costs, and what it brings on Slalom-v0."""
+    measured = json.loads((RESULTS / "prices.json").read_text())
+    rows = [
+        "| script | parameters | held-out NLL in nats | quantisation error | µs an action, batch of 1 / 20 | "
+        "Slalom: success | mode entropy |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for script in SCRIPTS:
+        price, slalom = measured[script], results_of("Slalom-v0", script)
+        nll = f"{price['held_out_nll']:.2f}" if "held_out_nll" in price else "not defined"
+        error = f"{price['quantization_error']:.4f}" if "quantization_error" in price else "none"
+        rows.append(
+            f"| `{script}.py` | {price['num_parameters']:,} | {nll} | {error} "
+            f"| {price['microseconds'][0]:.0f} / {price['microseconds'][1]:.0f} "
+            f"| {mean_of(slalom, 'success_rate'):.1%} | {mean_of(slalom, 'mode_entropy'):.3f} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
 def receipt(script):
     """The line of the docstring that says what the default command gives."""
-    paths = sorted(RESULTS.glob(f"Hopper-v4__{script}__*.json"))
-    results = [json.loads(path.read_text()) for path in paths]
+    results = results_of("Hopper-v4", script)
     returns, minutes = [result["return_mean"] for result in results], mean_of(results, "total_seconds") / 60
     score = f"{np.mean(returns):.0f} ± {np.std(returns):.0f} over {len(results)} seeds"
     return f"    python {script}.py --env-id Hopper-v4  # return {score}, {minutes:.1f} minutes on one core\n"
@@ -62,8 +85,11 @@ def with_receipt(script):
 
 
 def updated(readme):
-    """The README's text with the table of the committed results."""
-    return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: BEGIN + table() + END, readme, flags=re.DOTALL)
+    """The README's text with the tables of the committed results."""
+    for (begin, end), content in ((RESULTS_MARKS, table()), (PRICES_MARKS, prices())):
+        new = begin + content + end
+        readme = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, new=new: new, readme, flags=re.DOTALL)
+    return readme
 
 
 if __name__ == "__main__":

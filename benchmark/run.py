@@ -41,13 +41,17 @@ class Args:
     jobs: int = 1  # processes side by side, each on one thread
 
 
+def path_of(env_id, script, seed):
+    return RESULTS / f"{env_id}__{script.replace(' --', '-')}__{seed}.json"
+
+
 def run_cell(env_id, script, seed):
     """True where the cell is finished."""
-    kept = RESULTS / f"{env_id}__{script.replace(' --', '-')}__{seed}.json"
+    kept = path_of(env_id, script, seed)
     if kept.exists():
         return True
+    name, *extra = script.split()
     with tempfile.TemporaryDirectory() as run_dir:
-        name, *extra = script.split()
         flags = [*extra, "--env-id", env_id, "--seed", str(seed), "--run-dir", run_dir, *FLAGS[env_id]]
         done = subprocess.run([sys.executable, f"{name}.py", *flags], cwd=ROOT, capture_output=True, text=True)
         print(done.stdout.strip() or f"FAILED {kept.stem}: {done.stderr.strip()}", flush=True)

@@ -1,5 +1,6 @@
 """The scripts as people run them: through the command line, from a directory of their own."""
 
+import importlib
 import json
 import os
 import shutil
@@ -7,14 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import tyro
 from safetensors.torch import save_file
-
-import bc_mog
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
@@ -72,9 +72,12 @@ def test_end_to_end(script, tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_same_seed_same_returns_and_another_seed_others(script, tmp_path):
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        done = run(script, *TINY, "--run-dir", name, "--seed", seed, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+    def start(name, seed):
+        return run(script, *TINY, "--run-dir", name, "--seed", seed, cwd=tmp_path)
+
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(start, "abc", "112"):
+            assert done.returncode == 0, done.stderr
     a, b, c = (results_in(tmp_path / name)[1]["eval_returns"] for name in "abc")
     assert a == b != c
 
@@ -88,6 +91,13 @@ def test_a_script_runs_copied_alone_beside_the_experts(script, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert results_in(tmp_path / "runs")[1]["algorithm"] == "mine"
+
+
+def test_categories_are_learnt_from_a_few_demonstrations(tmp_path):
+    flags = ["--env-id", "CartPole-v1", "--num-demos", "5", "--num-updates", "1000", "--eval-episodes", "20"]
+    done = run("bc_autoregressive", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert results_in(tmp_path / "runs")[1]["return_mean"] > 450
 
 
 def test_module_environment_and_callable_expert(tmp_path):
@@ -136,12 +146,25 @@ WRONG = {
     "absent cuda": (["--device", "cuda"], "--device cuda"),
     "no components": (["--num-components", "0"], "--num-components"),
     "no sigma": (["--min-std", "0"], "--min-std"),
+    "a Gaussian without sigma": (["--min-std", "-1"], "--min-std", "bc_gaussian"),
+    "a single bin": (["--num-bins", "1"], "--num-bins", "bc_autoregressive"),
+    "no smoothing": (["--smoothing", "0"], "--smoothing", "bc_autoregressive"),
+    "more steps at test time than in training": (
+        ["--num-inference-steps", "51"],
+        "--num-inference-steps",
+        "bc_diffusion",
+    ),
+    "no horizon": (["--horizon", "0"], "--horizon must be at least 1", "bc_diffusion"),
+    "executing more than is drawn": (["--action-horizon", "2"], "--action-horizon", "bc_diffusion"),
+    "more noise than DDPM": (["--eta", "1.5"], "--eta", "bc_diffusion"),
+    "an average that never moves": (["--ema-decay", "1"], "--ema-decay", "bc_diffusion"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_input_is_answered_in_two_lines_and_leaves_nothing(name, tmp_path, monkeypatch, capsys):
-    flags, expected = WRONG[name]
+    flags, expected, script = (*WRONG[name], "bc_mog")[:3]
+    module = importlib.import_module(script)
     if name == "absent cuda" and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     (tmp_path / "file").write_text("not a directory")
@@ -161,7 +184,7 @@ def test_wrong_input_is_answered_in_two_lines_and_leaves_nothing(name, tmp_path,
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(SystemExit) as exit_:
-        bc_mog.main(tyro.cli(bc_mog.Args, args=[*TINY, *flags]))
+        module.main(tyro.cli(module.Args, args=[*TINY, *flags]))
     errors = capsys.readouterr().err
     assert exit_.value.code == 2
     assert expected in errors and len(errors.strip().splitlines()) <= 2

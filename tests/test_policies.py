@@ -11,7 +11,6 @@ from torch import distributions as D
 from experts import load_expert
 
 SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
-EXPRESSIVE = ["bc_mog", "bc_autoregressive", "bc_diffusion"]  # those that hold several modes
 
 
 def make_policy(script, obs_dim=3, low=(-1.0, -1.0), high=(1.0, 1.0), **args):
@@ -75,6 +74,26 @@ def test_mog_log_prob_is_that_of_the_mixture():
     oracle = D.MixtureSameFamily(D.Categorical(logits=log_weights), components).log_prob(actions)
     torch.testing.assert_close(policy.log_prob(obs, actions), oracle, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(policy.loss(obs, actions), -oracle.mean())
+
+
+def test_gaussian_log_prob_is_that_of_the_normal_distribution():
+    policy = make_policy("bc_gaussian", low=(-3.0, 0.0), high=(5.0, 0.5)).double()
+    obs, actions = 2 * torch.randn(64, 3, dtype=torch.float64) + 1, torch.randn(64, 2, dtype=torch.float64) * 0.3 + 0.2
+    policy.fit(obs, actions)
+    mu, sigma = policy(obs)
+    mean, std = policy.action_moments
+    oracle = D.Independent(D.Normal(mean + std * mu, std * sigma), 1).log_prob(actions)
+    torch.testing.assert_close(policy.log_prob(obs, actions), oracle, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(policy.loss(obs, actions), -oracle.mean())
+
+
+def test_a_stochastic_gaussian_draws_what_it_predicts():
+    policy = make_policy("bc_gaussian", stochastic=True, low=(-9.0, -9.0), high=(9.0, 9.0))
+    obs = torch.randn(1, 3)
+    mu, sigma = policy(obs)
+    drawn = policy.act(obs.expand(50_000, -1))
+    torch.testing.assert_close(drawn.mean(0), mu[0], atol=0.02, rtol=0)
+    torch.testing.assert_close(drawn.std(0), sigma[0], atol=0.02, rtol=0)
 
 
 def test_mog_components_start_apart():

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ["bc_mse.py", "bc_gaussian.py", "bc_mog.py", "bc_autoregressive.py", "bc_diffusion.py"]  # in reading order
 OWN = {"docstring", "imports", "Policy"}  # parts that belong to the algorithm
-DIFF_BUDGET = 80  # lines that differ between neighbours, added and removed
+DIFF_BUDGETS = [60, 60, 130, 170]  # lines that differ between neighbours, added and removed
 
 
 def parts(script):
@@ -49,15 +49,15 @@ def test_shared_parts_are_identical(script):
         assert a == b, "\n" + "\n".join(difflib.unified_diff(a, b, SCRIPTS[0], script, lineterm=""))
 
 
-@pytest.mark.parametrize("pair", list(pairwise(SCRIPTS)), ids=str)
-def test_diff_between_neighbours_is_the_algorithm(pair):
+@pytest.mark.parametrize("pair, budget", list(zip(pairwise(SCRIPTS), DIFF_BUDGETS, strict=True)), ids=str)
+def test_diff_between_neighbours_is_the_algorithm(pair, budget):
     a, b = ((ROOT / script).read_text().splitlines() for script in pair)
     changed = [
         line
         for line in difflib.unified_diff(a, b, lineterm="", n=0)
         if line[0] in "+-" and line[:3] not in ("+++", "---")
     ]
-    assert len(changed) <= DIFF_BUDGET, "\n".join(changed)
+    assert len(changed) <= budget, "\n".join(changed)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
