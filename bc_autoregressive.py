@@ -5,10 +5,12 @@
 
 Metz et al., "Discrete Sequential Prediction of Continuous Actions for Deep RL", 2017; Brohan et al., "RT-1", 2022; the
 smoothed labels q: Imani & White, "Improving Regression Performance with Distributional Losses", 2018. Differs from them
-in that q is also what later dimensions see of a_d, and that the kept policy has the lowest held-out loss. Categories of
-a Discrete or MultiDiscrete action space are bins as they are: q is one-hot, and the policy a plain Categorical.
-At test time a bin is drawn from p and takes three mean-shift steps, a <- sum_b r_b centre_b, to its mode:
-    r_b ~ p(b | a_<d, s) exp(-(a - centre_b)^2 / (8 bandwidth_d^2))                        (3)
+in that q is also what later dimensions see of a_d, that the bins reach three bandwidths beyond the demonstrations, lest
+q be lopsided at the bounds, and that the kept policy has the lowest held-out loss. Categories of a Discrete or
+MultiDiscrete action space are bins as they are: q is one-hot, and the policy a plain Categorical. At test time a bin is
+drawn from p and takes three mean-shift steps to its mode:
+    a <- sum_b r_b centre_b,   r_b ~ p(b | a_<d, s) exp(-(a - centre_b)^2 / (8 bandwidth_d^2))    (3)
+    python bc_autoregressive.py --env-id Hopper-v4  # receipt
 """
 
 import json

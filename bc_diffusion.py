@@ -4,11 +4,11 @@
     L = E_(t, eps) clip(abar_t / (1 - abar_t), 1, 20) || x_0 - f(x_t, t, s) ||^2           (2)
     x_s = sqrt(abar_s) x_0 + sqrt(1 - abar_s - sigma^2) eps + sigma z,   s < t             (3)
 
-Chi et al., "Diffusion Policy", 2023; abar: squared cosine, Nichol & Dhariwal, 2021; weight: min-SNR, Hang et al., 2023;
-(3): DDIM with quadratic steps, Song et al., 2021, or DDPM (Ho et al., 2020) by --eta 1 --num-inference-steps 50. Unlike
-the paper's, the network is an MLP, sees one observation, and predicts x_0 rather than eps (--predict-noise): more exact
-for torques; the kept policy has the lowest held-out loss. At test time (3) draws `horizon` actions from the averaged
-weights, one by default; the first `action_horizon` of them are executed.
+Chi et al., "Diffusion Policy", 2023; squared-cosine abar of Nichol & Dhariwal, 2021; clipped-SNR weight of Hang et al.,
+2023; (3) is DDIM (Song et al., 2021), or DDPM (Ho et al., 2020) by --eta 1 --num-inference-steps 50. Unlike the paper's
+the network is an MLP, sees one observation and predicts x_0, not eps (--predict-noise): more exact for torques. The kept
+policy has the lowest held-out loss. At test time (3) draws `horizon` actions and executes `action_horizon` of them.
+    python bc_diffusion.py --env-id Hopper-v4  # receipt
 """
 
 import json

@@ -5,8 +5,10 @@
 
 Nix & Weigend, "Estimating the Mean and Variance of the Target Probability Distribution", 1994. A density may exceed 1,
 so that a negative loss is nothing wrong. Differs from the paper in that both moments come from one network, sigma has a
-floor, and the policy kept is the one of the lowest held-out loss.
+high floor, and the policy kept is the one of the lowest held-out loss. Where demonstrations have two modes, the mean
+falls between them as that of squared loss does, and sigma grows until it covers both and what lies between.
 At test time the action is the mean; with --stochastic it is drawn from (1).
+    python bc_gaussian.py --env-id Hopper-v4  # receipt
 """
 
 import json

@@ -3,7 +3,8 @@
     python -m benchmark.speed
 
 One process, one thread, one run. An update of each script (batch of 256, Hopper's sizes) stands beside its floor: the
-matrix products of its linear layers alone, forward and backward. Environment steps under policy control stand beside
+matrix products of its linear layers alone, forward and backward (bc_autoregressive has products with its embedding and
+head besides, so it is compared with bc_gaussian's update). Environment steps under policy control stand beside
 stepping the bare vector environment with the same actions. Each pair is measured in turn, many times, and the
 median is printed with the median ratio.
 """
@@ -57,7 +58,7 @@ def make_update(script):
         loss.backward()
         optimizer.step()
 
-    layers = [layer for layer in policy.modules() if isinstance(layer, torch.nn.Linear)]
+    layers = [layer for layer in policy.modules() if isinstance(layer, torch.nn.Linear) and layer.weight.requires_grad]
     inputs = [torch.randn(BATCH_SIZE, layer.in_features) for layer in layers]
     grads = [torch.randn(BATCH_SIZE, layer.out_features) for layer in layers]
     weights = [layer.weight.detach() for layer in layers]
@@ -105,6 +106,9 @@ def main():
     for script in SCRIPTS:
         update, floor, ratio = paired(*make_update(script), number=100, repeats=15)
         print(f"{script:22}{update:>7.2f} ms{floor:>7.2f} ms{ratio:>8.2f}")
+    pair = make_update("bc_autoregressive")[0], make_update("bc_gaussian")[0]
+    update, reference, ratio = paired(*pair, number=100, repeats=15)
+    print(f"{'… to bc_gaussian':22}{update:>7.2f} ms{reference:>7.2f} ms{ratio:>8.2f}")
     print(f"{'20 Hopper-v4':22}{'policy':>10}{'bare':>10}{'ratio':>8}")
     for script in SCRIPTS:
         bare, controlled, num_steps = evaluation(script)
