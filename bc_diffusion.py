@@ -5,8 +5,8 @@
     x_s = sqrt(abar_s) x_0 + sqrt(1 - abar_s - sigma^2) eps + sigma z,   s < t             (3)
 
 Chi et al., "Diffusion Policy", 2023; squared-cosine abar of Nichol & Dhariwal, 2021; clipped-SNR weight of Hang et al.,
-2023; (3) is DDIM (Song et al., 2021), or DDPM (Ho et al., 2020) by --eta 1 --num-inference-steps 50. Unlike there
-the network is an MLP, sees one observation and predicts x_0, not eps (--predict-noise): more exact for torques. The kept
+2023; (3) is DDIM (Song et al., 2021), or DDPM (Ho et al., 2020) by --eta 1 --num-inference-steps 50. Unlike the paper's
+network, this is an MLP, sees one observation and predicts x_0 (eps: --predict-noise), which is more exact. The kept
 policy has the lowest held-out loss. At test time (3) draws `horizon` actions and executes `action_horizon` of them.
     python bc_diffusion.py --env-id Hopper-v4  # receipt
 """
