@@ -62,11 +62,11 @@ def prices():
         price, slalom = measured[script], results_of("Slalom-v0", script)
         nll = f"{price['held_out_nll']:.2f}" if "held_out_nll" in price else "not defined"
         error = f"{price['quantization_error']:.4f}" if "quantization_error" in price else "none"
-        rows.append(
-            f"| `{script}.py` | {price['num_parameters']:,} | {nll} | {error} "
-            f"| {price['microseconds'][0]:.0f} / {price['microseconds'][1]:.0f} "
-            f"| {mean_of(slalom, 'success_rate'):.1%} | {mean_of(slalom, 'mode_entropy'):.3f} |"
-        )
+        modes = "not run | not run"
+        if slalom:
+            modes = f"{mean_of(slalom, 'success_rate'):.1%} | {mean_of(slalom, 'mode_entropy'):.3f}"
+        times = " / ".join(f"{time:.0f}" for time in price["microseconds"])
+        rows.append(f"| `{script}.py` | {price['num_parameters']:,} | {nll} | {error} | {times} | {modes} |")
     return "\n".join(rows) + "\n"
 
 
