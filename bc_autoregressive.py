@@ -170,10 +170,10 @@ def evaluate(envs, policy, num_episodes, seed):
     """Returns of `num_episodes`, time per action and, where the last `info` reports them, successes and their modes."""
 
     def act(obs):
-        obs = torch.as_tensor(obs, dtype=torch.float32, device=next(policy.parameters()).device)
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
         return policy.act(obs).cpu().numpy().reshape(envs.action_space.shape).astype(envs.action_space.dtype)
 
-    act.reset = getattr(policy, "reset", None)
+    act.reset, device = getattr(policy, "reset", None), next(policy.parameters()).device
     returns, endings = np.zeros(num_episodes + 1), [{}] * (num_episodes + 1)
     with torch.random.fork_rng():  # sampling here leaves training as it is, and the other way round
         torch.manual_seed(seed)

@@ -5,12 +5,6 @@
 Trains each script on 200 demonstrations of LaneChange-v0, all else default, and writes benchmark/figures/modes.png.
 """
 
-import importlib
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -18,13 +12,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.patches import Rectangle
-from safetensors import safe_open
-from safetensors.torch import load_file
 
+from benchmark.run import ROOT, trained
 from experts import load_expert, make_envs, rollout
 from experts.driving import ROAD_HALF_WIDTH
 
-ROOT = Path(__file__).parent.parent
 SCRIPTS = {
     "bc_mse": "squared loss",
     "bc_gaussian": "a Gaussian, drawn from",
@@ -36,19 +28,9 @@ FLAGS = {"bc_gaussian": ["--stochastic"]}
 NUM_ROLLOUTS, SEED = 100, 1
 
 
-def trained(script):
-    """The policy of a run of the script as people run it."""
-    run_dir = ROOT / "runs" / "modes"
-    flags = ["--env-id", "LaneChange-v0", "--num-demos", "200", "--seed", str(SEED), "--run-dir", str(run_dir)]
-    flags += FLAGS.get(script, [])
-    subprocess.run([sys.executable, f"{script}.py", *flags], cwd=ROOT, check=True)
-    path = max(run_dir.glob(f"*__{script}__*/policy.safetensors"), key=lambda path: path.stat().st_mtime)
-    module = importlib.import_module(script)
-    envs = make_envs("LaneChange-v0", NUM_ROLLOUTS)
-    with safe_open(path, "pt") as file:
-        args = module.Args(**json.loads(file.metadata()["metadata"])["args"])
-    policy = module.Policy(args, envs.single_observation_space, envs.single_action_space)
-    policy.load_state_dict(load_file(path))
+def act_of(script):
+    """What a policy of the script does, trained as people train it."""
+    policy, _ = trained(script, "LaneChange-v0", SEED, "--num-demos", "200", *FLAGS.get(script, []))
     return lambda obs: policy.act(torch.as_tensor(obs)).numpy()
 
 
@@ -82,7 +64,7 @@ def main():
     torch.manual_seed(SEED)
     expert = load_expert("LaneChange-v0", seed=SEED + 100)
     panels = {"expert": trails(expert)}
-    panels |= {f"{script}.py, {what}": trails(trained(script)) for script, what in SCRIPTS.items()}
+    panels |= {f"{script}.py, {what}": trails(act_of(script)) for script, what in SCRIPTS.items()}
     figure, axes = plt.subplots(len(panels), 1, figsize=(8, 1.75 * len(panels)), sharex=True, layout="constrained")
     for axis, (name, rollouts) in zip(axes, panels.items(), strict=True):
         draw(axis, name, rollouts)

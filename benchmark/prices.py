@@ -10,39 +10,27 @@ the fastest of many calls, in batches of 1 and of 20; they do not depend on the 
 
 import importlib
 import json
-import subprocess
-import sys
 import timeit
 
 import torch
-from safetensors.torch import load_file
 
-from benchmark.run import RESULTS, ROOT, SCRIPTS
+from benchmark.run import RESULTS, SCRIPTS, trained
 from experts import load_expert, make_envs
 
 ENV_ID, SEED, HELD_OUT_SEED = "Hopper-v4", 4, 900_000_000
 
 
-def trained(script):
-    """(state of the policy, results) of a run of the script as people run it."""
-    run_dir = ROOT / "runs" / "prices"
-    flags = ["--env-id", ENV_ID, "--seed", str(SEED), "--run-dir", str(run_dir)]
-    subprocess.run([sys.executable, f"{script}.py", *flags], cwd=ROOT, check=True)
-    run = max(run_dir.glob(f"*__{script}__*"), key=lambda path: path.stat().st_mtime)
-    return load_file(run / "policy.safetensors"), json.loads((run / "results.json").read_text())
-
-
 def price(script):
     module, envs = importlib.import_module(script), make_envs(ENV_ID, 5)
     policy = module.Policy(module.Args(), envs.single_observation_space, envs.single_action_space)
-    found = {"num_parameters": sum(p.numel() for p in policy.parameters() if p.requires_grad)}
     obs, actions = module.collect_demonstrations(envs, load_expert(ENV_ID), 5, HELD_OUT_SEED, 1)
+    found = {"num_parameters": sum(p.numel() for p in policy.parameters() if p.requires_grad)}
     if hasattr(policy, "log_prob"):
-        state, results = trained(script)
-        policy.load_state_dict(state)
+        policy, results = trained(script, ENV_ID, SEED)
         with torch.no_grad():
             found["held_out_nll"] = -policy.log_prob(obs, actions).mean().item()
-        found |= {key: results[key] for key in ("quantization_error",) if key in results}
+        if "quantization_error" in results:
+            found["quantization_error"] = results["quantization_error"]
     found["microseconds"] = [
         1e6 * min(timeit.repeat(lambda n=n: policy.act(obs[:n]), number=10, repeat=50)) / (10 * n) for n in (1, 20)
     ]

@@ -6,6 +6,8 @@ Each run's results.json is kept as benchmark/results/<env_id>__<script>__<seed>.
 out; the next call tries it again. Delete a file to run its cell anew.
 """
 
+import importlib
+import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,9 @@ from itertools import product
 from pathlib import Path
 
 import tyro
+from safetensors.torch import load_file
+
+from experts import make_envs
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmark" / "results"
@@ -59,6 +64,19 @@ def run_cell(env_id, script, seed):
             (path,) = Path(run_dir).glob("*/results.json")
             shutil.move(path, kept)
     return kept.exists()
+
+
+def trained(script, env_id, seed, *flags):
+    """The policy of a run of the script as people run it, and the run's results."""
+    with tempfile.TemporaryDirectory() as run_dir:
+        flags = ["--env-id", env_id, "--seed", str(seed), "--run-dir", run_dir, *flags]
+        subprocess.run([sys.executable, f"{script}.py", *flags], cwd=ROOT, check=True)
+        (run,) = Path(run_dir).iterdir()
+        results, state = json.loads((run / "results.json").read_text()), load_file(run / "policy.safetensors")
+    module, envs = importlib.import_module(script), make_envs(env_id, 1)
+    policy = module.Policy(module.Args(**results["args"]), envs.single_observation_space, envs.single_action_space)
+    policy.load_state_dict(state)
+    return policy, results
 
 
 def main(args):

@@ -18,10 +18,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from benchmark.run import SCRIPTS
 from experts import make_envs, rollout
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
 BATCH_SIZE, OBS_DIM, ACT_DIM, NUM_DATA = 256, 11, 3, 10_000
 
 

@@ -4,10 +4,10 @@
     JAX_PLATFORMS=cpu taskset -c 0 python -m experts.train --env-id Hopper-v4 --seed 1
 
 The learning rate and the bonus for entropy fall linearly to zero, in steps of `checkpoint_every`. After each the actor
-is exported to `work_dir` and plays ten episodes. At the end the best few by
-that brief evaluation play 100 episodes each, on seeds of their own; the one with the best mean minus standard deviation
-is shipped, and its recorded return comes from 100 further episodes on other seeds. A run that was stopped continues
-with the same command. Its state is in Stable-Baselines3's own format, a pickle: continue only your own.
+is exported to `work_dir` and plays ten episodes. At the end the best few by that brief evaluation play 100 episodes
+each, on seeds of their own; the one with the best mean minus standard deviation is shipped, and its recorded return
+comes from 100 further episodes on other seeds. A run that was stopped continues with the same command. Its state is in
+Stable-Baselines3's own format, a pickle: continue only your own.
 """
 
 import json
@@ -35,7 +35,7 @@ DEFAULT = dict(
     policy_kwargs=dict(net_arch=[128, 128], log_std_init=-0.5), total_steps=10_000_000, checkpoint_every=250_000,
 )  # fmt: skip
 RECIPES = {
-    # The bonus for entropy keeps up the exploration: without it the gait stays at 3,417, and falls at a little noise.
+    # The bonus for entropy keeps the exploration up; without it the gait settles early, below the floor of 3,500.
     "Hopper-v4": DEFAULT | dict(ent_coef=0.01, total_steps=2_500_000),
     "Walker2d-v4": DEFAULT | dict(total_steps=5_000_000),
     "CartPole-v1": DEFAULT | dict(n_envs=8, n_steps=128, batch_size=256, total_steps=300_000, checkpoint_every=25_000),

@@ -16,8 +16,9 @@ import torch
 import tyro
 from safetensors.torch import save_file
 
+from benchmark.run import SCRIPTS
+
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
 TINY = [
     "--env-id",
     "LaneChange-v0",
@@ -98,6 +99,15 @@ def test_categories_are_learnt_from_a_few_demonstrations(tmp_path):
     done = run("bc_autoregressive", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert results_in(tmp_path / "runs")[1]["return_mean"] > 450
+
+
+def test_chunks_of_actions_from_data_to_evaluation(tmp_path):
+    done = run("bc_diffusion", *TINY, "--horizon", "4", "--action-horizon", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    directory, results = results_in(tmp_path / "runs")
+    assert 0 < results["return_mean"] <= 1
+    done = run("bc_diffusion", *TINY, "--checkpoint", str(directory / "policy.safetensors"), cwd=tmp_path)
+    assert done.returncode == 2  # the network draws four actions, not one
 
 
 def test_module_environment_and_callable_expert(tmp_path):

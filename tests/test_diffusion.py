@@ -1,6 +1,5 @@
 """The diffusion policy: its schedule and both samplers against the published formulas, and its chunks."""
 
-import importlib
 import itertools
 import math
 
@@ -141,10 +140,3 @@ def test_demonstrations_hold_the_actions_ahead_and_repeat_the_last(horizon):
         for t in range(begin, end):
             for h in range(horizon):
                 assert torch.equal(chunks[t, h], single[min(t + h, end - 1)])
-
-
-def test_chunks_from_data_to_evaluation(tmp_path):
-    module = importlib.import_module("bc_diffusion")
-    flags = dict(env_id="LaneChange-v0", num_demos=20, num_updates=100, eval_episodes=30, run_dir=str(tmp_path))
-    module.main(module.Args(horizon=4, action_horizon=2, **flags))
-    assert list(tmp_path.glob("*/results.json"))

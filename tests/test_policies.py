@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import distributions as D
 
-from experts import load_expert
-
-SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
+from benchmark.run import SCRIPTS
+from experts import load_expert, make_envs
 
 
 def make_policy(script, obs_dim=3, low=(-1.0, -1.0), high=(1.0, 1.0), **args):
@@ -56,7 +55,7 @@ def test_loss_decreases(script):
 def test_squared_loss_fails_at_one_decision_a_second_and_not_at_ten(decision_hz, num_updates, low, high):
     """With many small decisions the closed loop breaks the symmetry: multimodality is a matter of the control rate."""
     module = importlib.import_module("bc_mse")
-    envs = module.make_envs("LaneChange-v0", 20, decision_hz=decision_hz)
+    envs = make_envs("LaneChange-v0", 20, decision_hz=decision_hz)
     obs, actions = module.collect_demonstrations(envs, load_expert("LaneChange-v0"), 200, seed=0, horizon=1)
     policy = module.Policy(module.Args(), envs.single_observation_space, envs.single_action_space)
     fit(policy, obs, actions, num_updates)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import run
+
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ["bc_mse.py", "bc_gaussian.py", "bc_mog.py", "bc_autoregressive.py", "bc_diffusion.py"]  # in reading order
+SCRIPTS = [f"{script}.py" for script in run.SCRIPTS]  # in reading order
 OWN = {"docstring", "imports", "Policy"}  # parts that belong to the algorithm
 DIFF_BUDGETS = [60, 60, 130, 170]  # lines that differ between neighbours, added and removed
 
