@@ -16,10 +16,14 @@ from safetensors import safe_open
 from experts.driving import DrivingExpert
 
 WEIGHTS = Path(__file__).parent / "weights"
-DRIVING = {"LaneChange-v0": 1, "Slalom-v0": 3}  # number of obstacles
+DRIVING = {
+    "LaneChange-v0": {"num_obstacles": 1},
+    "LaneChangeDisturbed-v0": {"num_obstacles": 1, "disturbed": True},
+    "Slalom-v0": {"num_obstacles": 3},
+}
 
-for env_id, num_obstacles in DRIVING.items():
-    gym.register(env_id, "experts.driving:DrivingEnv", kwargs={"num_obstacles": num_obstacles})
+for env_id, kwargs in DRIVING.items():
+    gym.register(env_id, "experts.driving:DrivingEnv", kwargs=kwargs)
 
 
 def available():
@@ -145,6 +149,7 @@ def rollout(envs, act, num_episodes, seed):
 
     `act` maps obs (N, obs_dim) to actions; `act.reset`, if it has one, is told which of the N begin an episode, (N,)
     bool. A step is episode (N,), obs, actions, rewards (N,), done (N,), infos; `num_episodes` stands for any beyond.
+    To the infos `terminated` (N,) is added.
     """
     episode, done = np.arange(envs.num_envs), np.ones(envs.num_envs, bool)
     obs, _ = envs.reset(seed=(seed + episode).tolist())
@@ -155,7 +160,7 @@ def rollout(envs, act, num_episodes, seed):
         actions = act(obs)
         before, (obs, rewards, terminated, truncated, infos) = obs, envs.step(actions)
         done = terminated | truncated
-        yield np.minimum(episode, num_episodes), before, actions, rewards, done, infos
+        yield np.minimum(episode, num_episodes), before, actions, rewards, done, infos | {"terminated": terminated}
         if done.any():
             episode = np.where(done, episode.max() + done.cumsum(), episode)
             obs, _ = envs.reset(seed=(seed + episode).tolist(), options={"reset_mask": done})

@@ -5,6 +5,7 @@ middle lane. Each is passed left or right equally well, so demonstrations have 2
 actions is a collision. Distances in m, speeds in m/s, y grows to the left.
 """
 
+import copy
 import os
 
 import gymnasium as gym
@@ -28,12 +29,13 @@ class DrivingEnv(gym.Env):
     share of the road covered, so that a finished road returns 1. Contact or leaving the road ends the episode. The last
     info has `is_success`, `mode` (the side taken at each obstacle passed, such as "LRL") and `num_modes`.
 
-    The human render mode opens a window and plays in real time.
+    The human render mode opens a window and plays in real time. `on_frame`, if set, is called after each physics step.
+    `disturbed` starts are y uniform in ±4 m, lateral velocity in ±1 m/s and speed in 8–12 m/s, not ±0.8, 0 and 9–11.
     """
 
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 2}
 
-    def __init__(self, num_obstacles=1, decision_hz=1, render_mode=None):
+    def __init__(self, num_obstacles=1, decision_hz=1, disturbed=False, render_mode=None):
         if PHYSICS_HZ % decision_hz:
             raise ValueError(f"decision_hz must divide {PHYSICS_HZ}, got {decision_hz}")
         self.obstacles = OBSTACLE_X[:num_obstacles]
@@ -42,18 +44,21 @@ class DrivingEnv(gym.Env):
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.metadata = self.metadata | {"render_fps": max(2, decision_hz)}
-        self.render_mode, self.screen = render_mode, None
+        self.render_mode, self.screen, self.disturbed = render_mode, None, disturbed
+        self.on_frame = self.render if render_mode == "human" else None
 
     def reset(self, *, seed=None, options=None):
         """`options` may hold `y` (m), `speed` and `lateral_velocity` (m/s) of the start: disturbed starts."""
         super().reset(seed=seed)
+        spread_y, spread_vy, spread_vx = (4.0, 1.0, 2.0) if self.disturbed else (0.8, 0.0, 1.0)
         options = options or {}
-        self.x, self.vy = 0.0, float(options.get("lateral_velocity", 0.0))
-        self.y = float(options.get("y", self.np_random.uniform(-0.8, 0.8)))
-        self.vx = float(options.get("speed", self.np_random.uniform(9.0, 11.0)))
+        self.y = float(options.get("y", self.np_random.uniform(-spread_y, spread_y)))
+        self.vx = float(options.get("speed", self.np_random.uniform(10.0 - spread_vx, 10.0 + spread_vx)))
+        drift = self.np_random.uniform(-spread_vy, spread_vy) if spread_vy else 0.0
+        self.x, self.vy = 0.0, float(options.get("lateral_velocity", drift))
         self.mode, self.crashed, self.trail = "", False, [(self.x, self.y)]
-        if self.render_mode == "human":
-            self.render()
+        if self.on_frame:
+            self.on_frame()
         return self._observation(), {}
 
     def step(self, action):
@@ -63,8 +68,8 @@ class DrivingEnv(gym.Env):
             self._move(target_y, target_speed, 1.0 / PHYSICS_HZ)
             self.trail.append((self.x, self.y))
             finished = self.x >= self.road_length
-            if self.render_mode == "human":
-                self.render()
+            if self.on_frame:
+                self.on_frame()
             if self.crashed or finished:
                 break
         info = {}
@@ -72,6 +77,16 @@ class DrivingEnv(gym.Env):
             info = {"is_success": not self.crashed, "mode": self.mode, "num_modes": 2 ** len(self.obstacles)}
         progress = (min(self.x, self.road_length) - start_x) / self.road_length
         return self._observation(), progress, self.crashed or finished, False, info
+
+    def ends_badly(self, act, num_decisions):
+        """Whether `act`, obs (1, 4) -> actions (1, 2), fails within so many decisions; nothing moves meanwhile."""
+        ghost, obs = copy.copy(self), self._observation()
+        ghost.trail, ghost.on_frame = [], None
+        for _ in range(num_decisions):
+            obs, _, done, _, info = ghost.step(act(obs[None])[0])
+            if done:
+                return not info["is_success"]
+        return False
 
     def _move(self, target_y, target_speed, dt):
         lateral = min(max(4.0 * (target_y - self.y) - 4.0 * self.vy, -6.0), 6.0)
@@ -150,12 +165,13 @@ class DrivingExpert:
 
     It aims for the centre until 30 m before an obstacle, then for 3.6 m to its side. Where the car has plainly
     committed to one side, it answers with that side, so that it can label states that another driver has reached.
+    With `sides=[1.0]` it prefers the left: one mode.
     """
 
     return_mean, random_return = 1.0, None
 
-    def __init__(self, seed=0):
-        self.rng = np.random.default_rng(seed)
+    def __init__(self, seed=0, sides=(-1.0, 1.0)):
+        self.rng, self.sides = np.random.default_rng(seed), sides
         self.side = np.zeros(0)
 
     def reset(self, starts):
@@ -170,7 +186,7 @@ class DrivingExpert:
         distance, y, vy = 40 * obs[:, 0], 4 * obs[:, 1], 3 * obs[:, 2]
         if len(self.side) != len(obs):
             self.reset(np.ones(len(obs), bool))
-        draws = self.rng.choice([-1.0, 1.0], len(obs))
+        draws = self.rng.choice(self.sides, len(obs))
         self.side = np.where(distance > self.last_distance + 1.0, draws, self.side)  # another obstacle is the next
         self.last_distance = distance
         heading_for = y + 0.5 * vy
@@ -179,3 +195,6 @@ class DrivingExpert:
         target_y = np.where(beside, side * SIDE_Y, 0.0)
         actions = np.stack([target_y / 4 + self.rng.normal(0, 0.03, len(obs)), self.rng.normal(0, 0.1, len(obs))], 1)
         return actions.clip(-1, 1).astype(np.float32)
+
+
+prefers_left = DrivingExpert(sides=[1.0])  # --expert experts.driving:prefers_left
