@@ -55,13 +55,12 @@ class Args:
     capture_video: bool = False  # record three episodes of the final policy
     run_dir: str = "runs"  # each run makes its own directory in here
     checkpoint: str | None = None  # evaluate this policy.safetensors, no training
-    # --- Rounds ---
+    # --- DAgger ---
     num_rounds: int = 10  # after the demonstrations
     episodes_per_round: int = 4  # of visited states
     label_every: int = 1  # ask for every n-th label only, in the demonstrations too
     demo_env_id: str | None = None  # where the demonstrations come from, if from elsewhere
     resume: str | None = None  # the directory of a stopped run, whose arguments hold
-    # --- DAgger ---
     beta_schedule: Literal["indicator", "exponential", "linear"] = "indicator"
 
 
@@ -72,10 +71,7 @@ def moments(x):
 
 
 class Policy(nn.Module):
-    """pi(s), one action for each state; obs (B, obs_dim), actions (B, act_dim) in the environment's units.
-
-    A Discrete action space has act_dim 1 and the number of the category as its action.
-    """
+    """pi(s); obs (B, obs_dim), actions (B, act_dim) in the environment's units, or categories (B, 1)."""
 
     def __init__(self, args, obs_space, action_space):
         super().__init__()
@@ -251,8 +247,8 @@ def main(args):
             metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
             metadata |= {"num_transitions": 0, "expert_labels": 0, "train_seconds": 0.0, "rounds": []}
             metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
-        run = Path(args.run_dir) / f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
-        run = Path(resume) if resume else run
+        name = f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
+        run = Path(resume or Path(args.run_dir) / name)
         run.mkdir(parents=True, exist_ok=bool(resume))
     except (ValueError, OSError) as error:
         fail(f"--run-dir {args.run_dir} cannot be written: {error}" if isinstance(error, OSError) else error)
@@ -265,8 +261,7 @@ def main(args):
 
     rounds = range(0) if args.checkpoint else range(len(metadata["rounds"]), args.num_rounds + 1)
     num_updates = args.num_updates // (args.num_rounds + 1)
-    total = num_updates * len(rounds)
-    progress = tqdm(desc=algorithm, total=total, unit=" updates", disable=None if total else True)
+    progress = tqdm(desc=algorithm, total=num_updates * len(rounds), unit=" updates", disable=None if rounds else True)
     for number in rounds:  # a function of the seed, the number, the weights and the data, so that it can be repeated
         seed = 1_000_000 * args.seed + 1_000 * number
         torch.manual_seed(seed)
@@ -308,8 +303,8 @@ def main(args):
         evaluate(make_envs(args.env_id, 1, render_mode="rgb_array", wrappers=record), policy, 3, eval_seed)
     success = f", success {results['success_rate']:.1%}" if "success_rate" in results else ""
     score = f"return {mean:.2f} ± {results['return_std']:.2f}{success}, normalised {results['normalized_return']:.3f}"
-    labels = f"{results['expert_labels']:,} labels, expert {best:.2f}"
-    print(f"{algorithm} on {args.env_id}: {score} ({labels}); {time.time() - start:.0f} s; {run}")
+    score += f" ({results['expert_labels']:,} labels; expert {best:.2f})"
+    print(f"{algorithm} on {args.env_id}: {score}; {time.time() - start:.0f} s; {run}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
     doubt(s) = ||diag Cov(pi^1(s), ..., pi^E(s))||_2,  tau = mean of the last quarter of {doubt(s) at take-over}    (3)
 
 Kelly, Sidrane, Driggs-Campbell & Kochenderfer, "HG-DAgger: Interactive Imitation Learning with Human Experts", 2019.
-The novice is the mean of an ensemble of networks that differ in their initial weights; doubt is of standardised actions.
+The novice is the mean of an ensemble of networks that differ in their initial weights; doubt is in standardised units.
 doubt < tau marks where the novice is to be trusted: a measure of risk, not the gate. How many states of the evaluated
 policy lie ten steps or less from a failure, inside and outside, is in results.json. The gate is simulated (on the road
 by look-ahead, elsewhere by disagreement with hysteresis; `experts/gates.py`) or human: hold a key to take over, let go
@@ -57,18 +57,16 @@ class Args:
     capture_video: bool = False  # record three episodes of the final policy
     run_dir: str = "runs"  # each run makes its own directory in here
     checkpoint: str | None = None  # evaluate this policy.safetensors, no training
-    # --- Rounds ---
+    # --- HG-DAgger ---
     num_rounds: int = 10  # after the demonstrations
     episodes_per_round: int = 4  # of visited states
     label_every: int = 1  # ask for every n-th label only, in the demonstrations too
     demo_env_id: str | None = None  # where the demonstrations come from, if from elsewhere
     resume: str | None = None  # the directory of a stopped run, whose arguments hold
-    # --- HG-DAgger ---
     ensemble_size: int = 5  # networks in the novice
     gate: Literal["simulated", "human"] = "simulated"  # human: you, at the keyboard, in a window
     gate_enter: float = 0.5  # running mean of the disagreement above which the simulated gate takes over
-    gate_leave: float = 0.25  # disagreement below which it counts towards handing back
-    gate_steps: int = 5  # of the running mean, and in a row until the gate hands back
+    gate_steps: int = 5  # of that running mean, and of less than half the disagreement until it hands back
 
 
 def moments(x):
@@ -78,10 +76,7 @@ def moments(x):
 
 
 class Policy(nn.Module):
-    """The novice, an ensemble of E networks; obs (B, obs_dim), actions (B, act_dim) in the environment's units.
-
-    A Discrete action space has act_dim 1 and the number of the category as its action.
-    """
+    """E networks; obs (B, obs_dim), actions (B, act_dim) in the environment's units, or categories (B, 1)."""
 
     def __init__(self, args, obs_space, action_space):
         super().__init__()
@@ -164,7 +159,7 @@ def drive(envs, policy, gate, num_episodes, seed):
     return [column[order] for column in columns]
 
 
-def risk(episode, doubt, failure, tau):
+def risk(episode, _obs, _actions, _control, doubt, failure, tau):
     """Of the states inside {doubt < tau} and outside: how many, and how many lie ten steps or less from a failure."""
     near = np.zeros(len(episode), bool)
     for end in np.flatnonzero(failure):
@@ -278,8 +273,9 @@ def main(args):
             metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
             metadata |= {"num_transitions": 0, "expert_labels": 0, "train_seconds": 0.0, "rounds": [], "doubts": []}
             metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
-        run = Path(args.run_dir) / f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
-        run = Path(resume) if resume else run
+        human = HumanGate(args.env_id) if args.gate == "human" and not args.checkpoint else None
+        name = f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
+        run = Path(resume or Path(args.run_dir) / name)
         run.mkdir(parents=True, exist_ok=bool(resume))
     except (ValueError, OSError) as error:
         fail(f"--run-dir {args.run_dir} cannot be written: {error}" if isinstance(error, OSError) else error)
@@ -287,37 +283,30 @@ def main(args):
         save(run, policy, obs, actions, metadata)
     writer = SummaryWriter(run)
     writer.add_text("hyperparameters", "\n".join(f"    {name} = {value}" for name, value in asdict(args).items()))
+    stop = lambda *_: fail(f"interrupted; go on with --resume {run}", status=130)  # noqa: E731
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: fail(f"interrupted; go on with --resume {run}", status=130))
+        signal.signal(number, human.close if human else stop)
 
     rounds = range(0) if args.checkpoint else range(len(metadata["rounds"]), args.num_rounds + 1)
     num_updates = args.num_updates // (args.num_rounds + 1)
-    total = num_updates * len(rounds)
-    progress = tqdm(desc=algorithm, total=total, unit=" updates", disable=None if total else True)
+    progress = tqdm(desc=algorithm, total=num_updates * len(rounds), unit=" updates", disable=None if rounds else True)
     for number in rounds:  # a function of the seed, the number, the weights and the data, so that it can be repeated
         seed = 1_000_000 * args.seed + 1_000 * number
         torch.manual_seed(seed)
         env_id, episodes = (args.env_id, args.episodes_per_round) if number else (demo_env_id, args.num_demos)
-        human = args.gate == "human" and number > 0
         try:
             expert = load_expert(env_id, args.expert, seed)
-            kwargs = {"render_mode": "rgb_array"} if human else {}
-            visited = make_envs(env_id, 1 if human else min(args.num_envs, episodes), **kwargs)
-            gate = OpenGate(expert)
-            if human:
-                gate = HumanGate(visited, env_id, run / f"corrections_{number}")
-                gate.title = f"round {number} of {args.num_rounds}"
-            elif number > 0:
-                gate = SimulatedGate(visited, expert, policy, args.gate_enter, args.gate_leave, args.gate_steps)
-            episode, states, labels, control, doubt, _ = drive(visited, policy, gate, episodes, seed)
+            visited = make_envs(env_id, min(args.num_envs, episodes))
+            gate = SimulatedGate(visited, expert, policy, args.gate_enter, args.gate_steps)
+            if number == 0 or human:
+                gate = human.begin(run, number) if number > 0 else OpenGate(visited, expert)
+            episode, states, labels, control, doubt, _ = drive(gate.envs, policy, gate, episodes, seed)
         except ValueError as error:
             fail(error)
         taken = control & ~(np.roll(control, 1) & (np.roll(episode, 1) == episode))  # the first step of each correction
         metadata["doubts"] += doubt[taken].tolist() if number > 0 else []
-        new = (
-            torch.as_tensor(x[control][:: args.label_every], dtype=torch.float32, device=device)
-            for x in (states, labels)
-        )
+        new = gate.corrections() if gate is human else (states[control], labels[control])
+        new = (torch.as_tensor(x[:: args.label_every], dtype=torch.float32, device=device) for x in new)
         obs, actions = (torch.cat(pair) for pair in zip((obs, actions), new, strict=True))  # (2)
         policy.fit(obs, actions)
         begin = time.perf_counter()
@@ -334,11 +323,12 @@ def main(args):
         for name, value in metadata["rounds"][-1].items():
             writer.add_scalar(f"round/{name}", value, len(obs))
         progress.set_postfix({"round": number, "labels": len(obs), "last_return": f"{mean:.2f}"})
+        if human and human.closed:
+            break
     progress.close()
-    late = metadata["doubts"][-math.ceil(len(metadata["doubts"]) / 4) :]
-    metadata["tau"] = np.mean(late) if late else math.inf  # (3)
-    episode, _, _, _, doubt, failure = drive(envs, policy, None, args.eval_episodes, eval_seed)
-    metadata["states_and_failures"] = risk(episode, doubt, failure, metadata["tau"])
+    doubts = metadata["doubts"][-math.ceil(len(metadata["doubts"]) / 4) :]
+    metadata["tau"] = np.mean(doubts or math.inf)  # (3)
+    metadata["risk"] = risk(*drive(envs, policy, None, args.eval_episodes, eval_seed), metadata["tau"])
     results = metadata | evaluate(envs, policy, args.eval_episodes, eval_seed)
     worst, best, mean = results["random_return"], results["expert_return"], results["return_mean"]
     results |= {"normalized_return": (mean - worst) / (best - worst), "total_seconds": time.time() - start}
@@ -352,8 +342,8 @@ def main(args):
         evaluate(make_envs(args.env_id, 1, render_mode="rgb_array", wrappers=record), policy, 3, eval_seed)
     success = f", success {results['success_rate']:.1%}" if "success_rate" in results else ""
     score = f"return {mean:.2f} ± {results['return_std']:.2f}{success}, normalised {results['normalized_return']:.3f}"
-    labels = f"{results['expert_labels']:,} labels, expert {best:.2f}"
-    print(f"{algorithm} on {args.env_id}: {score} ({labels}); {time.time() - start:.0f} s; {run}")
+    score += f" ({results['expert_labels']:,} labels; expert {best:.2f})"
+    print(f"{algorithm} on {args.env_id}: {score}; {time.time() - start:.0f} s; {run}")
 
 
 if __name__ == "__main__":

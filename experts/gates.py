@@ -6,12 +6,15 @@ the person has had enough.
 """
 
 import os
+import sys
 import time
 
 import gymnasium as gym
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+
+from experts import make_envs
 
 LOOK_AHEAD = 3  # decisions
 KEYS = {  # of Discrete environments, by the names that pygame gives them; elsewhere the digits
@@ -26,8 +29,8 @@ class OpenGate:
 
     closed = False
 
-    def __init__(self, expert):
-        self.expert, self.reset = expert, getattr(expert, "reset", lambda starts: None)
+    def __init__(self, envs, expert):
+        self.envs, self.expert, self.reset = envs, expert, getattr(expert, "reset", lambda starts: None)
 
     def __call__(self, obs, proposed):
         return self.expert(obs), np.ones(len(obs), bool)
@@ -38,16 +41,16 @@ class SimulatedGate:
 
     On the driving environments: where the novice, left alone, would hit something or leave the road within the next
     three decisions; it hands back as soon as that is not so. Elsewhere: where the running mean over `steps` steps of
-    the disagreement exceeds `enter`; it hands back after `steps` steps in a row with a disagreement below `leave`. The
+    the disagreement exceeds `enter`; it hands back after as many in a row with less than half of that. The
     disagreement is the root mean square difference of the actions, in standard deviations of the demonstrated ones, or
     0 or 1 for categories. The expert is asked at each step, but only what it does in control becomes a label.
     """
 
     closed = False
 
-    def __init__(self, envs, expert, policy, enter, leave, steps):
+    def __init__(self, envs, expert, policy, enter, steps):
         self.envs, self.expert, self.policy, self.std = envs, expert, policy, policy.action_moments[1].cpu().numpy()
-        self.enter, self.leave, self.steps = enter, leave, steps
+        self.enter, self.steps = enter, steps
         self.discrete = isinstance(envs.single_action_space, gym.spaces.Discrete)
         self.mean, self.calm = np.zeros(envs.num_envs), np.zeros(envs.num_envs)
         self.control = np.zeros(envs.num_envs, bool)
@@ -68,7 +71,7 @@ class SimulatedGate:
         else:
             differs = np.sqrt(np.square((actions - proposed) / self.std).mean(-1))
         self.mean += (differs - self.mean) / self.steps
-        self.calm = np.where(differs < self.leave, self.calm + 1, 0)
+        self.calm = np.where(differs < self.enter / 2, self.calm + 1, 0)
         self.control = np.where(self.control, self.calm < self.steps, self.mean > self.enter)
         return actions, self.control
 
@@ -78,18 +81,19 @@ class HumanGate:
 
     On the driving environments up and down steer to that side of the picture, right and left change the speed, and the
     space bar holds the middle. Elsewhere the action space must be Discrete; the picture says which key means what, who
-    drives, and `title`. `envs` has one environment, which renders `rgb_array`. A correction is in `directory`, as
-    safetensors with obs (L, obs_dim) and actions (L, act_dim), as soon as it ends.
+    drives, and the title. A correction is on disk as soon as it ends, as safetensors with obs (L, obs_dim) and actions
+    (L, act_dim). Raises ValueError where there is no screen, or no way to steer.
     """
 
-    def __init__(self, envs, env_id, directory):
+    def __init__(self, env_id):
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         import pygame
 
-        self.pygame, (env,), space, self.discrete = pygame, envs.envs, envs.single_action_space, True
+        self.envs = make_envs(env_id, 1, render_mode="rgb_array")
+        self.pygame, (env,), space, self.discrete = pygame, self.envs.envs, self.envs.single_action_space, True
         name = next((name for name in KEYS if env_id.startswith(name)), None)
         if hasattr(env.unwrapped, "on_frame"):
-            self.discrete, env.unwrapped.on_frame = False, self.show
+            self.discrete = False
             self.keys = {"up": (0.9, 0), "down": (-0.9, 0), "right": (0, 1), "left": (0, -1), "space": (0, 0)}
             self.help = "up, down: steer   right, left: faster, slower   space: to the middle"
         elif isinstance(space, gym.spaces.Discrete):
@@ -98,19 +102,43 @@ class HumanGate:
             self.help = "   ".join(f"{key}: {action}" for key, action in self.keys.items())
         else:
             raise ValueError(f"--gate human steers the driving environments and Discrete ones, not {env_id}.")
-        self.env, self.closed, self.control, self.title = env, False, np.zeros(1, bool), ""
+        self.env, self.closed, self.control, self.title = env, False, False, ""
         self.fps = 20 if not self.discrete else env.metadata.get("render_fps", 30)
         try:
             pygame.display.init()
             if pygame.display.get_driver() in ("dummy", "offscreen"):
                 raise pygame.error("no display")
             pygame.font.init()
-            self.screen = pygame.display.set_mode((max(640, self.frame().get_width()), self.frame().get_height() + 60))
+            env.reset()
+            width, height = self.frame().get_size()
+            self.screen = pygame.display.set_mode((max(640, width), height + 60))
         except pygame.error as error:
             raise ValueError(f"--gate human needs a screen ({error}); run it in a desktop session.") from error
         pygame.display.set_caption(f"hg_dagger: {env_id}")
         self.font, self.clock, self.tapped = pygame.font.Font(None, 24), pygame.time.Clock(), set()
-        self.directory, self.correction, self.num_corrections = directory, [], 0
+        self.correction, self.num_corrections = [], 0
+        if not self.discrete:
+            env.unwrapped.on_frame = self.show
+
+    def begin(self, run, number):
+        """Begin a round, whose corrections are kept in `run`/corrections_`number`."""
+        self.directory, self.title = run / f"corrections_{number}", f"round {number}"
+        self.directory.mkdir(exist_ok=True)
+        return self
+
+    def close(self, *_):
+        """End after the present step, for the signals' handler too; a second time, at once."""
+        if self.closed:
+            sys.exit(130)
+        self.closed = True
+
+    def corrections(self):
+        """obs (T, obs_dim) and actions (T, act_dim) of all corrections in the directory."""
+        self.finish()
+        files = [load_file(path) for path in sorted(self.directory.glob("*.safetensors"))]
+        obs, actions = self.envs.single_observation_space.shape[0], 1 if self.discrete else 2
+        empty = {"obs": torch.zeros(0, obs), "actions": torch.zeros(0, actions)}
+        return tuple(torch.cat([file[name] for file in (empty, *files)]) for name in ("obs", "actions"))
 
     def reset(self, starts):
         self.finish()
@@ -121,16 +149,13 @@ class HumanGate:
             obs, actions = (
                 torch.as_tensor(np.stack(rows), dtype=torch.float32) for rows in zip(*self.correction, strict=True)
             )
-            self.directory.mkdir(exist_ok=True)
             path = self.directory / f"{time.time_ns()}.safetensors"
             save_file({"obs": obs, "actions": actions}, path.with_suffix(".tmp"))
             path.with_suffix(".tmp").replace(path)
             self.correction, self.num_corrections = [], self.num_corrections + 1
-        self.control = np.zeros(1, bool)
+        self.control = False
 
     def frame(self):
-        if not self.env.has_reset:
-            self.env.reset()
         return self.pygame.surfarray.make_surface(np.transpose(self.env.render(), (1, 0, 2)))
 
     def show(self):
@@ -142,7 +167,7 @@ class HumanGate:
                 self.tapped.add(pygame.key.name(event.key))
         self.screen.fill((24, 24, 28))
         self.screen.blit(self.frame(), (0, 60))
-        driver, colour = ("YOU", (255, 176, 46)) if self.control[0] else ("novice", (150, 205, 255))
+        driver, colour = ("YOU", (255, 176, 46)) if self.control else ("novice", (150, 205, 255))
         self.screen.blit(
             self.font.render(f"{driver} in control   {self.num_corrections} corrections   {self.title}", True, colour),
             (12, 10),
@@ -160,8 +185,8 @@ class HumanGate:
         chosen = [action for key, action in self.keys.items() if key in held]
         if not chosen:
             self.finish()
-            return proposed, self.control
+            return proposed, np.zeros(1, bool)
         action = chosen[0] if self.discrete else np.sum(chosen, axis=0).clip(-1, 1)
         self.correction.append((obs[0], np.atleast_1d(action)))
-        self.control = np.ones(1, bool)
-        return np.array([action], dtype=proposed.dtype).reshape(proposed.shape), self.control
+        self.control = True
+        return np.array([action], dtype=proposed.dtype).reshape(proposed.shape), np.ones(1, bool)
