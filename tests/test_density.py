@@ -81,10 +81,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("script, name", CASES)
-def test_every_mode_has_its_mass_and_nothing_lies_between(script, name, request):
-    if (script, name) == ("bc_diffusion", "8 modes in 1d"):
-        reason = "the denoiser stays smooth: a fifth of the samples lies between modes that are a quarter apart"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_every_mode_has_its_mass_and_nothing_lies_between(script, name):
     target = TARGETS[name]
     obs, actions = draw(target, NUM_DATA)
     bounds = [1.5] * actions.shape[1]
