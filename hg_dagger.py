@@ -65,7 +65,7 @@ class Args:
     resume: str | None = None  # the directory of a stopped run, whose arguments hold
     ensemble_size: int = 5  # networks in the novice
     gate: Literal["simulated", "human"] = "simulated"  # human: you, at the keyboard, in a window
-    gate_enter: float = 0.5  # running mean of the disagreement above which the simulated gate takes over
+    gate_enter: float = 0.12  # running mean of the disagreement above which the simulated gate takes over
     gate_steps: int = 5  # of that running mean, and of less than half the disagreement until it hands back
 
 

@@ -1,6 +1,7 @@
 """Run the grid behind the README's table: script × environment × seed, one process a run, finished cells skipped.
 
-    python -m benchmark.run --jobs 2
+    python -m benchmark.run --jobs 2                # behaviour cloning
+    python -m benchmark.run --jobs 2 --grid closed  # DAgger and HG-DAgger against it, at few labels
 
 Each run's results.json is kept as benchmark/results/<env_id>__<script>__<seed>.json. A failed cell is reported and left
 out; the next call tries it again. Delete a file to run its cell anew.
@@ -14,8 +15,8 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from safetensors.torch import load_file
@@ -38,26 +39,50 @@ ROWS = dict.fromkeys(FLAGS, SCRIPTS)
 ROWS |= {"LaneChange-v0": [*SCRIPTS, SAMPLED], "Slalom-v0": [*SCRIPTS, SAMPLED], "CartPole-v1": ["bc_autoregressive"]}
 
 
+# The closed loop: few labels, and who chooses the states that get them. Behaviour cloning is DAgger without rounds, on
+# one to sixteen episodes of the expert.
+LABELS = {"Hopper-v4": 20, "Walker2d-v4": 5}  # of an episode's labels, every n-th
+CLOSED = {
+    env_id: [
+        *(f"dagger --num-rounds 0 --num-demos {n} --label-every {every}" for n in (1, 4, 16)),
+        f"dagger --num-demos 1 --label-every {every}",
+        f"hg_dagger --num-demos 1 --label-every {every}",
+    ]
+    for env_id, every in LABELS.items()
+}
+DISTURBED = "--demo-env-id LaneChange-v0 --expert experts.driving:prefers_left --eval-episodes 500"
+CLOSED |= {
+    "CartPole-v1": [
+        f"{name} --num-demos 1 --label-every 20" for name in ("dagger --num-rounds 0", "dagger", "hg_dagger")
+    ],
+    "LaneChangeDisturbed-v0": [
+        f"{name} --episodes-per-round 20 {DISTURBED}" for name in ("dagger --num-rounds 0", "dagger", "hg_dagger")
+    ],
+}
+GRIDS = {"offline": (ROWS, FLAGS, (4, 5, 6)), "closed": (CLOSED, dict.fromkeys(CLOSED, ()), (4, 5, 6, 7, 8))}
+
+
 @dataclass
 class Args:
-    seeds: tuple[int, ...] = (4, 5, 6)  # defaults were tuned on others: 0, 1, 10, 100
-    scripts: tuple[str, ...] = (*SCRIPTS, SAMPLED)
-    env_ids: tuple[str, ...] = tuple(FLAGS)
+    grid: Literal["offline", "closed"] = "offline"
+    seeds: tuple[int, ...] = ()  # the grid's own where none are given; defaults were tuned on others: 0, 1, 10, 100
+    scripts: tuple[str, ...] = ()  # all where none are given; the first word of a row
+    env_ids: tuple[str, ...] = ()
     jobs: int = 1  # processes side by side, each on one thread
 
 
 def path_of(env_id, script, seed):
-    return RESULTS / f"{env_id}__{script.replace(' --', '-')}__{seed}.json"
+    return RESULTS / f"{env_id}__{script.replace(' --', '-').replace(' ', '-').replace(':', '-')}__{seed}.json"
 
 
-def run_cell(env_id, script, seed):
+def run_cell(env_id, script, seed, flags):
     """True where the cell is finished."""
     kept = path_of(env_id, script, seed)
     if kept.exists():
         return True
     name, *extra = script.split()
     with tempfile.TemporaryDirectory() as run_dir:
-        flags = [*extra, "--env-id", env_id, "--seed", str(seed), "--run-dir", run_dir, *FLAGS[env_id]]
+        flags = [*extra, "--env-id", env_id, "--seed", str(seed), "--run-dir", run_dir, *flags]
         done = subprocess.run([sys.executable, f"{name}.py", *flags], cwd=ROOT, capture_output=True, text=True)
         print(done.stdout.strip() or f"FAILED {kept.stem}: {done.stderr.strip()}", flush=True)
         if done.returncode == 0:
@@ -81,7 +106,14 @@ def trained(script, env_id, seed, *flags):
 
 def main(args):
     RESULTS.mkdir(exist_ok=True)
-    cells = [(e, s, seed) for e, s, seed in product(args.env_ids, args.scripts, args.seeds) if s in ROWS[e]]
+    rows, flags, seeds = GRIDS[args.grid]
+    cells = [
+        (env_id, script, seed, flags[env_id])
+        for seed in args.seeds or seeds
+        for env_id in args.env_ids or rows
+        for script in rows[env_id]
+        if not args.scripts or script in args.scripts or script.split()[0] in args.scripts
+    ]
     with ThreadPoolExecutor(args.jobs) as pool:
         finished = list(pool.map(lambda cell: run_cell(*cell), cells))
     print(f"{sum(finished)} of {len(cells)} cells finished")

@@ -23,7 +23,10 @@ from tests.test_cli import ROOT, STABLE_KEYS, results_in, run
 
 SCRIPTS = ["dagger", "hg_dagger"]
 CARTPOLE = ["--env-id", "CartPole-v1", "--num-demos", "1", "--label-every", "20", "--eval-episodes", "10"]
-TINY = [*CARTPOLE, "--num-rounds", "2", "--num-updates", "600"]
+CARTPOLE += ["--hidden-dim", "64"]
+QUIET = {"SDL_VIDEODRIVER": "dummy"}  # for CartPole's picture
+ROAD = ["--env-id", "LaneChange-v0", "--num-demos", "8", "--num-rounds", "2", "--num-updates", "1500"]
+ROAD += ["--eval-episodes", "10", "--hidden-dim", "32"]
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +154,9 @@ def test_labels_are_learnt(script, env_id):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_end_to_end_from_a_short_demonstration(script, tmp_path):
-    done = run(script, *CARTPOLE, "--num-rounds", "4", "--num-updates", "2500", "--capture-video", cwd=tmp_path)
+    done = run(
+        script, *CARTPOLE, "--num-rounds", "4", "--num-updates", "2500", "--capture-video", cwd=tmp_path, env=QUIET
+    )
     assert done.returncode == 0 and done.stderr == "" and done.stdout.count("\n") == 1, done.stderr
     directory, results = results_in(tmp_path / "runs")
     assert results.keys() >= set(STABLE_KEYS.split()) - {"success_rate", "mode_counts", "mode_entropy"}
@@ -176,33 +181,39 @@ def finished_rounds(directory):
         return -1
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.fixture(scope="module", params=SCRIPTS)
+def uninterrupted(request, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole")
+    done = run(request.param, *ROAD, cwd=directory)
+    assert done.returncode == 0, done.stderr
+    return request.param, results_in(directory / "runs")[1]
+
+
 @pytest.mark.parametrize("moment", [0, 1, 2])
-def test_a_killed_run_goes_on_to_the_same_numbers(script, moment, tmp_path):
-    whole = run(script, *TINY, "--run-dir", "whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    command = [sys.executable, str(ROOT / f"{script}.py"), *TINY, "--run-dir", "killed"]
+def test_a_killed_run_goes_on_to_the_same_numbers(uninterrupted, moment, tmp_path):
+    script, expected = uninterrupted
+    command = [sys.executable, str(ROOT / f"{script}.py"), *ROAD]
     process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    for _ in range(3000):
-        directories = list(tmp_path.glob("killed/*"))
+    for _ in range(6000):
+        directories = list(tmp_path.glob("runs/*"))
         if directories and finished_rounds(directories[0]) >= moment:
             break
         time.sleep(0.01)
-    time.sleep(0.2)  # into the round
+    time.sleep(0.05)  # into the next round
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     (directory,) = directories
-    assert not (directory / "results.json").exists()
+    assert finished_rounds(directory) < 3 and not (directory / "results.json").exists()
     resumed = run(script, "--resume", str(directory), cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    (_, expected), (_, results) = results_in(tmp_path / "whole"), results_in(tmp_path / "killed")
+    _, results = results_in(tmp_path / "runs")
     for key in ("eval_returns", "rounds", "expert_labels", "tau", "risk"):
         assert results.get(key) == expected.get(key), key
 
 
 WRONG = {
     "resume of nothing": (["--resume", "nowhere"], "--resume nowhere"),
-    "more rounds than updates": (["--num-rounds", "1000"], "--num-rounds must be 0 to less than --num-updates"),
+    "more rounds than updates": (["--num-rounds", "9999"], "--num-rounds must be 0 to less than --num-updates"),
     "negative rounds": (["--num-rounds", "-1"], "--num-rounds must be 0"),
     "no episodes": (["--episodes-per-round", "0"], "--episodes-per-round must be at least 1"),
     "no labels": (["--label-every", "0"], "--label-every must be at least 1"),
@@ -227,7 +238,7 @@ def test_wrong_input_is_answered_in_two_lines_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     with pytest.raises(SystemExit) as exit_:
-        module.main(tyro.cli(module.Args, args=[*TINY, *flags]))
+        module.main(tyro.cli(module.Args, args=[*ROAD, *flags]))
     errors = capsys.readouterr()
     assert exit_.value.code == 2 and expected in errors.err + errors.out
     assert expected == "beta-schedule" or len(errors.err.strip().splitlines()) <= 2
