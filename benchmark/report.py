@@ -8,9 +8,10 @@ import re
 
 import numpy as np
 
-from benchmark.run import FLAGS, RESULTS, ROOT, ROWS, SCRIPTS, path_of
+from benchmark.run import CLOSED, FLAGS, RESULTS, ROOT, ROWS, SCRIPTS, path_of
 
 RESULTS_MARKS = "<!-- results: python -m benchmark.report -->\n", "<!-- end of results -->"
+CLOSED_MARKS = "<!-- closed loop: python -m benchmark.report -->\n", "<!-- end of closed loop -->"
 PRICES_MARKS = "<!-- prices: python -m benchmark.prices && python -m benchmark.report -->\n", "<!-- end of prices -->"
 
 
@@ -70,6 +71,36 @@ def prices():
     return "\n".join(rows) + "\n"
 
 
+def closed():
+    """The table of the closed loop: the same labels, and who chose the states."""
+    rows = [
+        "| environment | command | labels | normalised (worst to best seed) | success "
+        "| steps driven by the expert, rounds 1, 2, 3, 5, 10 | states near failure, doubt < τ / ≥ τ | n |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for env_id, scripts in CLOSED.items():
+        for script in scripts:
+            if not (results := results_of(env_id, script)):
+                continue
+            scores = [result["normalized_return"] for result in results]
+            success = f"{mean_of(results, 'success_rate'):.1%}" if "success_rate" in results[0] else ""
+            shares, risk = "", ""
+            if "risk" in results[0]:
+                shares = np.mean(
+                    [[line["expert_share"] for line in result["rounds"][1:]] for result in results], axis=0
+                )
+                shares = ", ".join(f"{share:.1%}" for share in shares[[0, 1, 2, 4, -1]])
+                sides = [np.sum([result["risk"][side] for result in results], axis=0) for side in ("inside", "outside")]
+                risk = " / ".join(f"{failing:,} of {states:,}" for states, failing in sides)
+            labels = mean_of(results, "expert_labels")
+            rows.append(
+                f"| `{env_id}` | `{script.replace(' ', '.py ', 1)}` | {labels:,.0f} "
+                f"| {np.mean(scores):.3f} ({min(scores):.3f} to {max(scores):.3f}) | {success} | {shares} | {risk} "
+                f"| {len(results)} |"
+            )
+    return "\n".join(rows) + "\n"
+
+
 def receipt(script):
     """The line of the docstring that says what the default command gives."""
     results = results_of("Hopper-v4", script)
@@ -86,7 +117,7 @@ def with_receipt(script):
 
 def updated(readme):
     """The README's text with the tables of the committed results."""
-    for (begin, end), content in ((RESULTS_MARKS, table()), (PRICES_MARKS, prices())):
+    for (begin, end), content in ((RESULTS_MARKS, table()), (PRICES_MARKS, prices()), (CLOSED_MARKS, closed())):
         new = begin + content + end
         readme = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, new=new: new, readme, flags=re.DOTALL)
     return readme

@@ -40,24 +40,22 @@ ROWS |= {"LaneChange-v0": [*SCRIPTS, SAMPLED], "Slalom-v0": [*SCRIPTS, SAMPLED],
 
 
 # The closed loop: few labels, and who chooses the states that get them. Behaviour cloning is DAgger without rounds, on
-# one to sixteen episodes of the expert.
-LABELS = {"Hopper-v4": 20, "Walker2d-v4": 5}  # of an episode's labels, every n-th
+# as little as DAgger begins with, and on more labels than it ends with.
+LABELS = {"Hopper-v4": (10, 32), "Walker2d-v4": (5, 16)}  # every n-th of an episode's labels, and episodes
 CLOSED = {
     env_id: [
-        *(f"dagger --num-rounds 0 --num-demos {n} --label-every {every}" for n in (1, 4, 16)),
+        f"dagger --num-rounds 0 --num-demos 1 --label-every {every}",
+        f"dagger --num-rounds 0 --num-demos {episodes} --label-every {every}",
         f"dagger --num-demos 1 --label-every {every}",
         f"hg_dagger --num-demos 1 --label-every {every}",
     ]
-    for env_id, every in LABELS.items()
+    for env_id, (every, episodes) in LABELS.items()
 }
-DISTURBED = "--demo-env-id LaneChange-v0 --expert experts.driving:prefers_left --eval-episodes 500"
+SMALL = "--num-updates 5000 --eval-episodes 500"
+DISTURBED = "--demo-env-id LaneChange-v0 --expert experts.driving:prefers_left --episodes-per-round 20"
 CLOSED |= {
-    "CartPole-v1": [
-        f"{name} --num-demos 1 --label-every 20" for name in ("dagger --num-rounds 0", "dagger", "hg_dagger")
-    ],
-    "LaneChangeDisturbed-v0": [
-        f"{name} --episodes-per-round 20 {DISTURBED}" for name in ("dagger --num-rounds 0", "dagger", "hg_dagger")
-    ],
+    env_id: [f"{script} {flags} {SMALL}" for script in ("dagger --num-rounds 0", "dagger", "hg_dagger")]
+    for env_id, flags in (("CartPole-v1", "--num-demos 1 --label-every 20"), ("LaneChangeDisturbed-v0", DISTURBED))
 }
 GRIDS = {"offline": (ROWS, FLAGS, (4, 5, 6)), "closed": (CLOSED, dict.fromkeys(CLOSED, ()), (4, 5, 6, 7, 8))}
 

@@ -15,7 +15,7 @@ POLICIES = {
     "bc_autoregressive": {"smoothing": 0.03, "hidden_dim": 128},
     "bc_diffusion": {"num_inference_steps": 25},
 }
-NUM_UPDATES = {"bc_mog": 1500, "bc_autoregressive": 1500, "bc_diffusion": 6000}
+NUM_UPDATES = {"bc_mog": 1500, "bc_autoregressive": 3000, "bc_diffusion": 10_000}
 SPREAD, NUM_DATA, NUM_SAMPLES = 0.02, 50_000, 20_000
 
 
