@@ -1,6 +1,6 @@
 """Experts: `load_expert(env_id)` returns a callable that maps observations (N, obs_dim) to actions (N, act_dim).
 
-Importing this package registers the driving environments `LaneChange-v0` and `Slalom-v0`.
+Importing this package registers the driving environments, `LaneChange-v0`, `LaneChangeDisturbed-v0` and `Slalom-v0`.
 The weights are safetensors files; `experts/README.md` lists them with their returns.
 """
 

@@ -45,7 +45,9 @@ def test_leaving_the_road_ends_the_episode():
     assert not info["is_success"]
 
 
-@pytest.mark.parametrize("env_id, num_obstacles", experts.DRIVING.items())
+@pytest.mark.parametrize(
+    "env_id, num_obstacles", [(key, kwargs["num_obstacles"]) for key, kwargs in experts.DRIVING.items()]
+)
 def test_expert_always_succeeds_and_covers_the_modes_evenly(env_id, num_obstacles):
     expert, env, modes = experts.load_expert(env_id, seed=3), gym.make(env_id), Counter()
     for episode in range(400):
