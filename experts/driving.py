@@ -62,6 +62,8 @@ class DrivingEnv(gym.Env):
         return self._observation(), {}
 
     def step(self, action):
+        if not np.isfinite(action).all():  # the car would stand for ever
+            raise ValueError(f"the action must be finite, not {action}")
         target_y, target_speed = 4.0 * float(action[0]), 10.0 + 5.0 * float(action[1])
         start_x, finished = self.x, False
         for _ in range(self.num_substeps):

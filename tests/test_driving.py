@@ -97,3 +97,10 @@ def test_rendering_shows_the_car_and_the_obstacle():
     assert (before != after).any()
     is_red = (before[..., 0] > 150) & (before[..., 1] < 100)
     assert is_red.any()  # the stopped car
+
+
+def test_an_action_that_is_not_finite_is_refused():
+    env = DrivingEnv()
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="finite"):
+        env.step(np.array([np.nan, 0.0]))

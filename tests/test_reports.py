@@ -1,7 +1,12 @@
 """What the documents say is what was measured: their tables are those of the committed files."""
 
-import pytest
+import re
 
+import gymnasium as gym
+import pytest
+from safetensors.torch import save_file
+
+import bc_mog
 from benchmark import report
 from experts import table
 
@@ -21,3 +26,14 @@ def test_docstrings_show_the_committed_results(script):
 def test_experts_readme_shows_the_shipped_weights():
     text = (report.ROOT / "experts" / "README.md").read_text()
     assert table.BEGIN in text and table.updated(text) == text
+
+
+def test_the_lines_that_load_a_policy_work(tmp_path, monkeypatch):
+    (lines,) = re.findall(r"```python\n(.*?load_file.*?)```", (report.ROOT / "README.md").read_text(), re.DOTALL)
+    env = gym.make("Hopper-v4")
+    policy = bc_mog.Policy(bc_mog.Args(), env.observation_space, env.action_space)
+    save_file(policy.state_dict(), tmp_path / "policy.safetensors")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(lines, names)
+    assert names["action"] in env.action_space
