@@ -75,7 +75,7 @@ def closed():
     """The table of the closed loop: the same labels, and who chose the states."""
     rows = [
         "| environment | command | labels | normalised (worst to best seed) | success "
-        "| steps driven by the expert, rounds 1, 2, 3, 5, 10 | states near failure, doubt < τ / ≥ τ | n |",
+        "| steps driven by the expert, rounds 1, 2, 3, 5 and last | states near failure, doubt < τ / ≥ τ | n |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for env_id, scripts in CLOSED.items():

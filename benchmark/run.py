@@ -41,13 +41,13 @@ ROWS |= {"LaneChange-v0": [*SCRIPTS, SAMPLED], "Slalom-v0": [*SCRIPTS, SAMPLED],
 
 # The closed loop: few labels, and who chooses the states that get them. Behaviour cloning is DAgger without rounds, on
 # as little as DAgger begins with, and on more labels than it ends with.
-LABELS = {"Hopper-v4": (10, 32), "Walker2d-v4": (5, 16)}  # every n-th of an episode's labels, and episodes
+LABELS = {"Hopper-v4": (10, 24), "Walker2d-v4": (5, 16)}  # every n-th of an episode's labels, and episodes
 CLOSED = {
     env_id: [
         f"dagger --num-rounds 0 --num-demos 1 --label-every {every}",
         f"dagger --num-rounds 0 --num-demos {episodes} --label-every {every}",
-        f"dagger --num-demos 1 --label-every {every}",
-        f"hg_dagger --num-demos 1 --label-every {every}",
+        f"dagger --num-rounds 8 --num-demos 1 --label-every {every}",
+        f"hg_dagger --num-rounds 8 --num-demos 1 --label-every {every}",
     ]
     for env_id, (every, episodes) in LABELS.items()
 }
@@ -57,7 +57,7 @@ CLOSED |= {
     env_id: [f"{script} {flags} {SMALL}" for script in ("dagger --num-rounds 0", "dagger", "hg_dagger")]
     for env_id, flags in (("CartPole-v1", "--num-demos 1 --label-every 20"), ("LaneChangeDisturbed-v0", DISTURBED))
 }
-GRIDS = {"offline": (ROWS, FLAGS, (4, 5, 6)), "closed": (CLOSED, dict.fromkeys(CLOSED, ()), (4, 5, 6, 7, 8))}
+GRIDS = {"offline": (ROWS, FLAGS, (4, 5, 6)), "closed": (CLOSED, dict.fromkeys(CLOSED, ()), (5, 6, 7, 8, 9))}
 
 
 @dataclass
