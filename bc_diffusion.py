@@ -44,6 +44,7 @@ class Args:
     seed: int = 0  # of demonstrations, network, batches and evaluation
     num_demos: int = 10  # expert episodes to learn from
     expert: str | None = None  # your own expert as module:callable, in place of the shipped one
+    dataset: str | None = None  # a local Minari data set to learn from, in place of an expert's demonstrations
     num_updates: int = 20_000  # gradient steps
     batch_size: int = 256  # transitions per gradient step
     learning_rate: float = 1e-3  # at its peak: a short warm-up, then cosine to zero
@@ -106,9 +107,8 @@ class Policy(nn.Module):
 
     def forward(self, net, obs, x, t):
         """What `net` predicts, x_0 or eps, from x_t (B, horizon * act_dim) at the steps t (B,)."""
-        (mean, std), abar, waves = self.obs_moments, self.abar[t], (x.unsqueeze(-1) * self.frequencies).flatten(1)
-        z = ((obs - mean) / std).clamp(-10, 10)
-        return net(torch.cat([z, x, waves.sin(), waves.cos(), abar.sqrt(), (1 - abar).sqrt()], dim=-1))
+        (mean, std), a, w = self.obs_moments, self.abar[t], (x.unsqueeze(-1) * self.frequencies).flatten(1)
+        return net(torch.cat([((obs - mean) / std).clamp(-10, 10), x, w.sin(), w.cos(), a.sqrt(), (1 - a).sqrt()], -1))
 
     def loss(self, obs, actions):
         low, high = self.action_range.repeat(1, self.args.horizon)
@@ -229,7 +229,7 @@ def main(args):
         if args.checkpoint:
             metadata = load(policy, args.checkpoint, {"algorithm": algorithm, "env_id": args.env_id})
         else:
-            expert = load_expert(args.env_id, args.expert, seed=args.seed)
+            expert = load_expert(args.env_id, args.expert, args.seed, args.dataset)
             splits = (args.num_demos, demo_seed), (max(1, args.num_demos // 10), validation_seed)
             data = [collect_demonstrations(envs, expert, *split, getattr(args, "horizon", 1)) for split in splits]
             (obs, actions), validation = ([x.to(device) for x in split] for split in data)

@@ -40,6 +40,7 @@ class Args:
     seed: int = 0  # of demonstrations, network, batches and evaluation
     num_demos: int = 10  # expert episodes to learn from
     expert: str | None = None  # your own expert as module:callable, in place of the shipped one
+    dataset: str | None = None  # a local Minari data set to learn from, in place of an expert's demonstrations
     num_updates: int = 20_000  # gradient steps
     batch_size: int = 256  # transitions per gradient step
     learning_rate: float = 1e-3  # at its peak: a short warm-up, then cosine to zero
@@ -196,7 +197,7 @@ def main(args):
         if args.checkpoint:
             metadata = load(policy, args.checkpoint, {"algorithm": algorithm, "env_id": args.env_id})
         else:
-            expert = load_expert(args.env_id, args.expert, seed=args.seed)
+            expert = load_expert(args.env_id, args.expert, args.seed, args.dataset)
             splits = (args.num_demos, demo_seed), (max(1, args.num_demos // 10), validation_seed)
             data = [collect_demonstrations(envs, expert, *split, getattr(args, "horizon", 1)) for split in splits]
             (obs, actions), validation = ([x.to(device) for x in split] for split in data)

@@ -44,6 +44,7 @@ class Args:
     seed: int = 0  # of demonstrations, network, batches and evaluation
     num_demos: int = 10  # expert episodes to learn from
     expert: str | None = None  # your own expert as module:callable, in place of the shipped one
+    dataset: str | None = None  # a local Minari data set to learn from, in place of an expert's demonstrations
     num_updates: int = 20_000  # gradient steps, in equal parts after the demonstrations and after each round
     batch_size: int = 256  # transitions per gradient step
     learning_rate: float = 1e-3  # at its peak: in each round a short warm-up, then cosine to zero
@@ -133,10 +134,10 @@ def visit(envs, expert, policy, beta, num_episodes, seed, label_every):
         return np.where(by_expert, labels[-1], actions.reshape(labels[-1].shape)).astype(envs.action_space.dtype)
 
     act.reset, returns, steps = getattr(expert, "reset", None), np.zeros(num_episodes + 1), []
-    for episode, obs, _, rewards, _, _ in rollout(envs, act, num_episodes, seed):
+    for episode, obs, actions, rewards, _, _ in rollout(envs, expert if beta == 1 else act, num_episodes, seed):
         returns[episode] += rewards
-        steps.append((episode, obs))
-    episode, obs, labels = (np.concatenate(column) for column in (*zip(*steps, strict=True), labels))
+        steps.append((episode, obs, labels.pop() if labels else actions))
+    episode, obs, labels = (np.concatenate(column) for column in zip(*steps, strict=True))
     order = np.argsort(episode, kind="stable")[: (episode < num_episodes).sum()][::label_every]
     obs, labels = (torch.as_tensor(x[order], dtype=torch.float32, device=device) for x in (obs, labels))
     return obs, labels.reshape(len(obs), -1), returns[:-1]
@@ -242,7 +243,10 @@ def main(args):
             policy.load_state_dict(weights)
             obs, actions = obs.to(device), actions.to(device)
         else:
-            _, expert = (load_expert(env_id, args.expert) for env_id in (demo_env_id, args.env_id))
+            expert = load_expert(args.env_id, args.expert)
+            demos = load_expert(demo_env_id, args.expert, dataset=args.dataset)
+            if args.dataset:
+                demos.replay(args.num_demos)  # are there as many?
             obs, actions = policy.obs_moments[:0], policy.action_moments[:0]  # none so far
             metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
             metadata |= {"num_transitions": 0, "expert_labels": 0, "train_seconds": 0.0, "rounds": []}
@@ -263,17 +267,13 @@ def main(args):
     num_updates = args.num_updates // (args.num_rounds + 1)
     progress = tqdm(desc=algorithm, total=num_updates * len(rounds), unit=" updates", disable=None if rounds else True)
     for number in rounds:  # a function of the seed, the number, the weights and the data, so that it can be repeated
-        seed = 1_000_000 * args.seed + 1_000 * number
-        torch.manual_seed(seed)
+        torch.manual_seed(seed := 1_000_000 * args.seed + 1_000 * number)
         beta = {"indicator": 0.0, "exponential": 0.5**number, "linear": 1 - number / max(1, args.num_rounds)}
         beta = 1.0 if number == 0 else beta[args.beta_schedule]
         env_id, episodes = (args.env_id, args.episodes_per_round) if number else (demo_env_id, args.num_demos)
-        try:
-            expert = load_expert(env_id, args.expert, seed)
-            visited = make_envs(env_id, min(args.num_envs, episodes))
-            *new, returns = visit(visited, expert, policy, beta, episodes, seed, args.label_every)
-        except ValueError as error:
-            fail(error)
+        expert = load_expert(env_id, args.expert, seed, None if number else args.dataset)
+        visited = make_envs(env_id, min(args.num_envs, episodes))
+        *new, returns = visit(visited, expert, policy, beta, episodes, seed, args.label_every)
         obs, actions = torch.cat([obs, new[0]]), torch.cat([actions, new[1]])  # (2)
         policy.fit(obs, actions)
         begin = time.perf_counter()

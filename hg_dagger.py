@@ -6,11 +6,10 @@
     doubt(s) = ||diag Cov(pi^1(s), ..., pi^E(s))||_2,  tau = mean of the last quarter of {doubt(s) at take-over}    (3)
 
 Kelly, Sidrane, Driggs-Campbell & Kochenderfer, "HG-DAgger: Interactive Imitation Learning with Human Experts", 2019.
-The novice is the mean of an ensemble of networks that differ in their initial weights; doubt is in standardised units.
-doubt < tau marks where the novice is to be trusted: a measure of risk, not the gate. How many states of the evaluated
-policy lie ten steps or less from a failure, inside and outside, is in results.json. The gate is simulated (on the road
-by look-ahead, elsewhere by disagreement with hysteresis; `experts/gates.py`) or human: hold a key to take over, let go
-to hand back. Each human correction is on disk when it ends. Losses, retraining and `--resume RUN` as in dagger.py.
+The novice is the mean of networks that differ in their initial weights. doubt < tau is where it can be trusted, and not
+the gate; results.json has how many states lie ten steps or less from a failure, inside and outside. The gate is
+simulated (on the road by look-ahead, elsewhere by disagreement with hysteresis; experts/gates.py) or human: a held key
+takes over. Losses, retraining and --resume are those of dagger.py.
     python hg_dagger.py --env-id Hopper-v4 --num-demos 1 --label-every 20
 """
 
@@ -46,6 +45,7 @@ class Args:
     seed: int = 0  # of demonstrations, network, batches and evaluation
     num_demos: int = 10  # expert episodes to learn from
     expert: str | None = None  # your own expert as module:callable, in place of the shipped one
+    dataset: str | None = None  # a local Minari data set to learn from, in place of an expert's demonstrations
     num_updates: int = 20_000  # gradient steps, in equal parts after the demonstrations and after each round
     batch_size: int = 256  # transitions per gradient step
     learning_rate: float = 1e-3  # at its peak: in each round a short warm-up, then cosine to zero
@@ -139,31 +139,33 @@ def drive(envs, policy, gate, num_episodes, seed):
 
     Episode (T,), obs (T, obs_dim), actions (T, act_dim), control (T,), doubt (T,), failure (T,): ends without success.
     """
-    device, steps = next(policy.parameters()).device, []
+    device, controls, steps = next(policy.parameters()).device, [], []
 
     def act(obs):
-        actions, doubt = policy.act_and_doubt(torch.as_tensor(obs, dtype=torch.float32, device=device))
-        actions = actions.cpu().numpy().reshape(envs.action_space.shape).astype(envs.action_space.dtype)
+        actions = policy.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
+        actions = actions.reshape(envs.action_space.shape).astype(envs.action_space.dtype)
         labels, control = gate(obs, actions) if gate else (actions, np.zeros(len(obs), bool))
-        act.control, act.doubt = control, doubt.cpu().numpy()
+        controls.append(control)
         return np.where(control.reshape(-1, *[1] * (actions.ndim - 1)), labels, actions)
 
-    act.reset = getattr(gate, "reset", None)
-    for episode, obs, actions, _, _, infos in rollout(envs, act, num_episodes, seed):
+    act.reset, player = getattr(gate, "reset", None), gate.expert if isinstance(gate, OpenGate) else act
+    for episode, obs, actions, _, _, infos in rollout(envs, player, num_episodes, seed):
+        control = controls.pop() if controls else np.ones(len(obs), bool)
         failure = infos["terminated"] & ~infos.get("is_success", np.zeros(len(obs), bool))
-        steps.append((episode, obs, actions.reshape(len(obs), -1), act.control, act.doubt, failure))
+        steps.append((episode, obs, actions.reshape(len(obs), -1), control, failure))
         if gate and gate.closed:
             break
     columns = [np.concatenate(column) for column in zip(*steps, strict=True)]
     order = np.argsort(columns[0], kind="stable")[: (columns[0] < num_episodes).sum()]
-    return [column[order] for column in columns]
+    episode, obs, actions, control, failure = (column[order] for column in columns)
+    doubt = policy.act_and_doubt(torch.as_tensor(obs, dtype=torch.float32, device=device))[1].cpu().numpy()
+    return episode, obs, actions, control, doubt, failure
 
 
 def risk(episode, _obs, _actions, _control, doubt, failure, tau):
     """Of the states inside {doubt < tau} and outside: how many, and how many lie ten steps or less from a failure."""
-    near = np.zeros(len(episode), bool)
-    for end in np.flatnonzero(failure):
-        near[max(end - 9, np.searchsorted(episode, episode[end])) : end + 1] = True
+    end = np.searchsorted(episode, episode, side="right")  # of the episode that each state belongs to
+    near = failure[end - 1] & (end - np.arange(len(episode)) <= 10)
     sides = {"inside": doubt < tau, "outside": doubt >= tau}
     return {side: [int(mask.sum()), int((mask & near).sum())] for side, mask in sides.items()}
 
@@ -268,7 +270,10 @@ def main(args):
             policy.load_state_dict(weights)
             obs, actions = obs.to(device), actions.to(device)
         else:
-            _, expert = (load_expert(env_id, args.expert) for env_id in (demo_env_id, args.env_id))
+            expert = load_expert(args.env_id, args.expert)
+            demos = load_expert(demo_env_id, args.expert, dataset=args.dataset)
+            if args.dataset:
+                demos.replay(args.num_demos)  # are there as many?
             obs, actions = policy.obs_moments[:0], policy.action_moments[:0]  # none so far
             metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
             metadata |= {"num_transitions": 0, "expert_labels": 0, "train_seconds": 0.0, "rounds": [], "doubts": []}
@@ -291,19 +296,15 @@ def main(args):
     num_updates = args.num_updates // (args.num_rounds + 1)
     progress = tqdm(desc=algorithm, total=num_updates * len(rounds), unit=" updates", disable=None if rounds else True)
     for number in rounds:  # a function of the seed, the number, the weights and the data, so that it can be repeated
-        seed = 1_000_000 * args.seed + 1_000 * number
-        torch.manual_seed(seed)
+        torch.manual_seed(seed := 1_000_000 * args.seed + 1_000 * number)
         env_id, episodes = (args.env_id, args.episodes_per_round) if number else (demo_env_id, args.num_demos)
-        try:
-            expert = load_expert(env_id, args.expert, seed)
-            visited = make_envs(env_id, min(args.num_envs, episodes))
-            gate = SimulatedGate(visited, expert, policy, args.gate_enter, args.gate_steps)
-            if number == 0 or human:
-                gate = human.begin(run, number) if number > 0 else OpenGate(visited, expert)
-            episode, states, labels, control, doubt, _ = drive(gate.envs, policy, gate, episodes, seed)
-        except ValueError as error:
-            fail(error)
-        taken = control & ~(np.roll(control, 1) & (np.roll(episode, 1) == episode))  # the first step of each correction
+        expert = load_expert(env_id, args.expert, seed, None if number else args.dataset)
+        visited = make_envs(env_id, min(args.num_envs, episodes))
+        gate = SimulatedGate(visited, expert, policy, args.gate_enter, args.gate_steps)
+        if number == 0 or human:
+            gate = human.begin(run, number) if number > 0 else OpenGate(visited, expert)
+        episode, states, labels, control, doubt, _ = drive(gate.envs, policy, gate, episodes, seed)
+        taken = control & ((np.diff(episode, prepend=-1) > 0) | ~np.roll(control, 1))  # where a correction begins
         metadata["doubts"] += doubt[taken].tolist() if number > 0 else []
         new = gate.corrections() if gate is human else (states[control], labels[control])
         new = (torch.as_tensor(x[:: args.label_every], dtype=torch.float32, device=device) for x in new)
@@ -316,8 +317,8 @@ def main(args):
         metadata["train_seconds"] += time.perf_counter() - begin
         metadata["num_transitions"] = metadata["expert_labels"] = len(obs)
         mean = evaluate(envs, policy, args.num_envs, eval_seed)["return_mean"]
-        line = {"expert_labels": len(obs), "corrections": int(taken.sum()), "expert_share": control.mean()}
-        line |= {"correction_steps": control.sum() / max(1, taken.sum()), "return_mean": mean, "loss": loss}
+        line = {"expert_labels": len(obs), "return_mean": mean, "loss": loss, "expert_share": control.mean()}
+        line |= {"corrections": int(taken.sum()), "correction_steps": control.sum() / max(1, taken.sum())}
         metadata["rounds"].append(line)
         save(run, policy, obs, actions, metadata)
         for name, value in metadata["rounds"][-1].items():
@@ -326,8 +327,7 @@ def main(args):
         if human and human.closed:
             break
     progress.close()
-    doubts = metadata["doubts"][-math.ceil(len(metadata["doubts"]) / 4) :]
-    metadata["tau"] = np.mean(doubts or math.inf)  # (3)
+    metadata["tau"] = np.mean(metadata["doubts"][-math.ceil(len(metadata["doubts"]) / 4) :] or math.inf)  # (3)
     metadata["risk"] = risk(*drive(envs, policy, None, args.eval_episodes, eval_seed), metadata["tau"])
     results = metadata | evaluate(envs, policy, args.eval_episodes, eval_seed)
     worst, best, mean = results["random_return"], results["expert_return"], results["return_mean"]

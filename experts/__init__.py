@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
+from experts.dataset import Dataset
 from experts.driving import DrivingExpert
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -31,16 +32,19 @@ def available():
     return sorted([*DRIVING, *(path.stem for path in WEIGHTS.glob("*.safetensors"))])
 
 
-def load_expert(env_id, expert=None, seed=0):
-    """The expert for `env_id`, or the user's own where `expert` is "module:callable".
+def load_expert(env_id, expert=None, seed=0, dataset=None):
+    """The expert for `env_id`, or the user's own where `expert` is "module:callable", or what a Minari `dataset` holds.
 
     Returns a callable: obs (N, obs_dim) -> actions (N, act_dim), or (N,) int64 for a Discrete action space. An expert
     that makes a choice per episode also has `reset(starts)`, with `starts` (N,) bool True where an episode begins.
-    `return_mean` and `random_return` are the mean returns of the expert and of random actions.
+    `return_mean` and `random_return` are the mean returns of the expert and of random actions. A data set cannot be
+    called; `rollout` replays it.
 
     Raises ValueError, with the mend, where there is no such expert or it answers with something that is no action.
     """
-    if expert is not None:
+    if dataset is not None:
+        policy = Dataset(dataset, env_id, make_envs(env_id, 1))
+    elif expert is not None:
         policy = CustomExpert(expert, gym.make(env_id).action_space)
     elif env_id in DRIVING:
         policy = DrivingExpert(seed)
@@ -53,7 +57,7 @@ def load_expert(env_id, expert=None, seed=0):
         )
     if policy.return_mean is None:
         policy.return_mean = float(play(policy, env_id, 20, seed=30_000).mean())
-    if policy.random_return is None:
+    if getattr(policy, "random_return", None) is None:
         space = gym.make(env_id).action_space
         space.seed(0)
         policy.random_return = float(
@@ -91,7 +95,7 @@ class NeuralExpert:
 
 
 class CustomExpert:
-    """The user's `module:callable`, checked on its first batch."""
+    """The user's `module:callable`, for a batch of observations or for one, checked on its first answer."""
 
     return_mean = random_return = None
 
@@ -101,15 +105,27 @@ class CustomExpert:
             self.function = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"--expert {name} cannot be imported ({error}); give module:callable.") from error
-        self.name, self.space, self.checked = name, action_space, False
+        self.name, self.space, self.checked, self.one_by_one = name, action_space, False, False
         if hasattr(self.function, "reset"):
             self.reset = self.function.reset
 
     def __call__(self, obs):
-        actions = np.asarray(self.function(obs))
+        if not self.checked:
+            self.one_by_one = not self.takes_a_batch(obs)
+        actions = np.stack([self.function(o) for o in obs]) if self.one_by_one else np.asarray(self.function(obs))
         if not self.checked:
             self.check(actions, len(obs))
         return actions
+
+    def takes_a_batch(self, obs):
+        """Whether three observations get three actions, where one by one they would get one each."""
+        shapes = []
+        for batch, shape in ((np.stack([obs[0]] * 3), (3, *self.space.shape)), (obs[0], self.space.shape)):
+            try:
+                shapes.append(np.shape(self.function(batch)) == shape)
+            except (ValueError, TypeError, IndexError, AssertionError, RuntimeError):
+                shapes.append(False)
+        return shapes[0] or not shapes[1]
 
     def check(self, actions, num_envs):
         expected = (num_envs, *self.space.shape)
@@ -149,8 +165,11 @@ def rollout(envs, act, num_episodes, seed):
 
     `act` maps obs (N, obs_dim) to actions; `act.reset`, if it has one, is told which of the N begin an episode, (N,)
     bool. A step is episode (N,), obs, actions, rewards (N,), done (N,), infos; `num_episodes` stands for any beyond.
-    To the infos `terminated` (N,) is added.
+    To the infos `terminated` (N,) is added. A data set in the place of `act` is replayed.
     """
+    if isinstance(act, Dataset):
+        yield from act.replay(num_episodes)
+        return
     episode, done = np.arange(envs.num_envs), np.ones(envs.num_envs, bool)
     obs, _ = envs.reset(seed=(seed + episode).tolist())
     reset = getattr(act, "reset", None)

@@ -89,7 +89,7 @@ def test_only_what_the_expert_did_in_control_is_marked_as_a_label():
             return np.full(len(obs), 1, np.int64), control
 
     policy = policy_for(hg_dagger, "CartPole-v1")
-    policy.act_and_doubt = lambda obs: (torch.zeros(len(obs), 1), torch.zeros(len(obs)))
+    policy.act = lambda obs: torch.zeros(len(obs), 1)
     episode, obs, actions, control, doubt, failure = hg_dagger.drive(
         make_envs("CartPole-v1", 3), policy, EveryThird(), 5, 0
     )
@@ -121,6 +121,16 @@ def test_the_look_ahead_sees_the_obstacle_and_moves_nothing():
     straight, left = (lambda obs, y=y: np.array([[y, 0.0]]) for y in (0.0, 0.9))
     assert not env.ends_badly(straight, 3) and env.ends_badly(straight, 5) and not env.ends_badly(left, 9)
     assert env.x == 0.0 and not env.crashed and len(env.trail) == 1
+
+
+def test_the_first_step_of_each_correction_is_a_take_over():
+    """The script's own expression, on two episodes of which the first ends and the second begins in control."""
+    control, episode = np.array([1, 1, 0, 1, 1, 0, 1], bool), np.array([0, 0, 0, 0, 1, 1, 1])
+    taken = control & ((np.diff(episode, prepend=-1) > 0) | ~np.roll(control, 1))
+    assert taken.tolist() == [True, False, False, True, True, False, True]
+    assert (
+        "control & ((np.diff(episode, prepend=-1) > 0) | ~np.roll(control, 1))" in (ROOT / "hg_dagger.py").read_text()
+    )
 
 
 def test_risk_counts_the_last_ten_steps_of_failed_episodes_only():
