@@ -126,7 +126,7 @@ class Policy(nn.Module):
         """Chunks of actions (B, horizon, act_dim)."""
         x = torch.randn(len(obs), self.args.horizon * self.D, device=obs.device)
         n, i = self.args.num_inference_steps, torch.arange(self.args.num_inference_steps, -1, -1)
-        steps = torch.maximum(i, (self.args.num_diffusion_steps * i.square() / n**2).ceil()).int().tolist()
+        steps = torch.maximum(i, -(-self.args.num_diffusion_steps * i.square() // n**2)).tolist()
         for t, s in pairwise(steps):
             a, b, out = self.abar[t], self.abar[s], self(self.ema, obs, x, torch.full((len(obs),), t))
             x0 = ((x - (1 - a).sqrt() * out) / a.sqrt() if self.args.predict_noise else out).clamp(-1, 1)

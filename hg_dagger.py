@@ -60,7 +60,7 @@ class Args:
     # --- HG-DAgger ---
     num_rounds: int = 10  # after the demonstrations
     episodes_per_round: int = 4  # of visited states
-    label_every: int = 1  # ask for every n-th label only, in the demonstrations too
+    label_every: int = 1  # keep every n-th label only, in the demonstrations too
     demo_env_id: str | None = None  # where the demonstrations come from, if from elsewhere
     resume: str | None = None  # the directory of a stopped run, whose arguments hold
     ensemble_size: int = 5  # networks in the novice
@@ -151,7 +151,7 @@ def drive(envs, policy, gate, num_episodes, seed):
     act.reset, player = getattr(gate, "reset", None), gate.expert if isinstance(gate, OpenGate) else act
     for episode, obs, actions, _, _, infos in rollout(envs, player, num_episodes, seed):
         control = controls.pop() if controls else np.ones(len(obs), bool)
-        failure = infos["terminated"] & ~infos.get("is_success", np.zeros(len(obs), bool))
+        failure = infos["terminated"] & ~np.array(infos.get("is_success", np.zeros(len(obs))), bool)
         steps.append((episode, obs, actions.reshape(len(obs), -1), control, failure))
         if gate and gate.closed:
             break
@@ -250,30 +250,32 @@ def main(args):
     if resume:
         args, metadata, weights, obs, actions = restore(resume)
     for name, value in asdict(args).items():
-        if type(value) is int and value < 1 and name not in ("seed", "num_rounds"):
-            fail(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
-    if not 0 <= args.num_rounds < args.num_updates:
-        fail(f"--num-rounds must be 0 to less than --num-updates, not {args.num_rounds}.")
+        if type(value) is int and value < (lowest := int(name not in ("seed", "num_rounds"))):
+            fail(f"--{name.replace('_', '-')} must be at least {lowest}, not {value}.")
+    if args.num_rounds >= args.num_updates:
+        fail(f"--num-rounds must be less than --num-updates, not {args.num_rounds}.")
     if args.device == "cuda" and not torch.cuda.is_available():
         fail("--device cuda, but there is no CUDA device; leave it at auto.")
     device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
-
     demo_env_id, eval_seed = args.demo_env_id or args.env_id, 1_000_000 * args.seed + 600_000
     try:
-        envs = make_envs(args.env_id, args.num_envs)
+        envs, demo_envs = make_envs(args.env_id, args.num_envs), make_envs(demo_env_id, 1)
+        if len({(str(e.single_action_space), e.single_observation_space.shape) for e in (envs, demo_envs)}) > 1:
+            raise ValueError(f"--demo-env-id {demo_env_id} has other observations or actions than {args.env_id}.")
         policy = Policy(args, envs.single_observation_space, envs.single_action_space).to(device)
+        if not args.checkpoint:
+            expert = load_expert(args.env_id, args.expert)
+            demos = load_expert(demo_env_id, args.expert, dataset=args.dataset)
+            if args.dataset:
+                demos.replay(args.num_demos)  # are there as many?
         if args.checkpoint:
             metadata = load(policy, args.checkpoint, {"algorithm": algorithm, "env_id": args.env_id})
         elif resume:
             policy.load_state_dict(weights)
             obs, actions = obs.to(device), actions.to(device)
         else:
-            expert = load_expert(args.env_id, args.expert)
-            demos = load_expert(demo_env_id, args.expert, dataset=args.dataset)
-            if args.dataset:
-                demos.replay(args.num_demos)  # are there as many?
             obs, actions = policy.obs_moments[:0], policy.action_moments[:0]  # none so far
             metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
             metadata |= {"num_transitions": 0, "expert_labels": 0, "train_seconds": 0.0, "rounds": [], "doubts": []}
@@ -290,8 +292,7 @@ def main(args):
     writer.add_text("hyperparameters", "\n".join(f"    {name} = {value}" for name, value in asdict(args).items()))
     stop = lambda *_: fail(f"interrupted; go on with --resume {run}", status=130)  # noqa: E731
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, human.close if human else stop)
-
+        signal.signal(number, lambda *_: human.close() if human and not human.closed else stop())
     rounds = range(0) if args.checkpoint else range(len(metadata["rounds"]), args.num_rounds + 1)
     num_updates = args.num_updates // (args.num_rounds + 1)
     progress = tqdm(desc=algorithm, total=num_updates * len(rounds), unit=" updates", disable=None if rounds else True)
@@ -300,9 +301,8 @@ def main(args):
         env_id, episodes = (args.env_id, args.episodes_per_round) if number else (demo_env_id, args.num_demos)
         expert = load_expert(env_id, args.expert, seed, None if number else args.dataset)
         visited = make_envs(env_id, min(args.num_envs, episodes))
-        gate = SimulatedGate(visited, expert, policy, args.gate_enter, args.gate_steps)
-        if number == 0 or human:
-            gate = human.begin(run, number) if number > 0 else OpenGate(visited, expert)
+        rule = SimulatedGate(visited, expert, policy, args.gate_enter, args.gate_steps)
+        gate = OpenGate(visited, expert) if number == 0 else human.begin(run, number) if human else rule
         episode, states, labels, control, doubt, _ = drive(gate.envs, policy, gate, episodes, seed)
         taken = control & ((np.diff(episode, prepend=-1) > 0) | ~np.roll(control, 1))  # where a correction begins
         metadata["doubts"] += doubt[taken].tolist() if number > 0 else []
@@ -315,6 +315,7 @@ def main(args):
         if not math.isfinite(loss):
             fail(f"the loss is {loss} after round {number}; lower --learning-rate. The round before is in {run}")
         metadata["train_seconds"] += time.perf_counter() - begin
+        metadata["updates_per_second"] = num_updates * (number + 1) / metadata["train_seconds"]
         metadata["num_transitions"] = metadata["expert_labels"] = len(obs)
         mean = evaluate(envs, policy, args.num_envs, eval_seed)["return_mean"]
         line = {"expert_labels": len(obs), "return_mean": mean, "loss": loss, "expert_share": control.mean()}
@@ -327,12 +328,11 @@ def main(args):
         if human and human.closed:
             break
     progress.close()
-    metadata["tau"] = np.mean(metadata["doubts"][-math.ceil(len(metadata["doubts"]) / 4) :] or math.inf)  # (3)
+    metadata["tau"] = np.mean(metadata["doubts"][-math.ceil(len(metadata["doubts"]) / 4) :] or 0.0)  # (3)
     metadata["risk"] = risk(*drive(envs, policy, None, args.eval_episodes, eval_seed), metadata["tau"])
     results = metadata | evaluate(envs, policy, args.eval_episodes, eval_seed)
     worst, best, mean = results["random_return"], results["expert_return"], results["return_mean"]
     results |= {"normalized_return": (mean - worst) / (best - worst), "total_seconds": time.time() - start}
-    results["updates_per_second"] = num_updates * len(results["rounds"]) / results["train_seconds"]
     results["versions"] = {name: version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
     results["num_parameters"] = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     (run / "results.json").write_text(json.dumps(results, indent=2))

@@ -72,7 +72,7 @@ def prices():
 
 
 def closed():
-    """The table of the closed loop: the same labels, and who chose the states."""
+    """The table of the closed loop: the labels, and who chose the states."""
     rows = [
         "| environment | command | labels | normalised (worst to best seed) | success "
         "| steps driven by the expert, rounds 1, 2, 3, 5 and last | states near failure, doubt < τ / ≥ τ | n |",

@@ -40,24 +40,32 @@ ROWS |= {"LaneChange-v0": [*SCRIPTS, SAMPLED], "Slalom-v0": [*SCRIPTS, SAMPLED],
 
 
 # The closed loop: few labels, and who chooses the states that get them. Behaviour cloning is DAgger without rounds, on
-# as little as DAgger begins with, and on more labels than it ends with.
-LABELS = {"Hopper-v4": (10, 24), "Walker2d-v4": (5, 16)}  # every n-th of an episode's labels, and episodes
+# as little as DAgger begins with, and on about as many labels as it ends with, or more.
+LABELS = {"Hopper-v4": (10, 8, 24), "Walker2d-v4": (5, 12, 20)}  # every n-th of an episode's labels, rounds, episodes
 CLOSED = {
     env_id: [
         f"dagger --num-rounds 0 --num-demos 1 --label-every {every}",
         f"dagger --num-rounds 0 --num-demos {episodes} --label-every {every}",
-        f"dagger --num-rounds 8 --num-demos 1 --label-every {every}",
-        f"hg_dagger --num-rounds 8 --num-demos 1 --label-every {every}",
+        f"dagger --num-rounds {rounds} --num-demos 1 --label-every {every}",
+        f"hg_dagger --num-rounds {rounds} --num-demos 1 --label-every {every}",
     ]
-    for env_id, (every, episodes) in LABELS.items()
+    for env_id, (every, rounds, episodes) in LABELS.items()
 }
 SMALL = "--num-updates 5000 --eval-episodes 500"
-DISTURBED = "--demo-env-id LaneChange-v0 --expert experts.driving:prefers_left --episodes-per-round 20"
-CLOSED |= {
-    env_id: [f"{script} {flags} {SMALL}" for script in ("dagger --num-rounds 0", "dagger", "hg_dagger")]
-    for env_id, flags in (("CartPole-v1", "--num-demos 1 --label-every 20"), ("LaneChangeDisturbed-v0", DISTURBED))
-}
-GRIDS = {"offline": (ROWS, FLAGS, (4, 5, 6)), "closed": (CLOSED, dict.fromkeys(CLOSED, ()), (5, 6, 7, 8, 9))}
+CLOSED["CartPole-v1"] = [
+    f"dagger --num-rounds 0 --num-demos 1 --label-every 20 {SMALL}",
+    f"dagger --num-rounds 0 --num-demos 40 --label-every 20 {SMALL}",
+    f"dagger --num-demos 1 --label-every 20 {SMALL}",
+    f"hg_dagger --num-demos 1 --label-every 20 --gate-enter 0.5 {SMALL}",
+]
+DISTURBED = f"--demo-env-id LaneChange-v0 --expert experts.driving:prefers_left {SMALL}"
+CLOSED["LaneChangeDisturbed-v0"] = [
+    f"dagger --num-rounds 0 {DISTURBED}",
+    f"dagger --num-rounds 0 --num-demos 200 {DISTURBED}",
+    f"dagger --episodes-per-round 20 {DISTURBED}",
+    f"hg_dagger --episodes-per-round 20 {DISTURBED}",
+]
+GRIDS = {"offline": (ROWS, FLAGS, (4, 5, 6)), "closed": (CLOSED, dict.fromkeys(CLOSED, ()), (11, 12, 13, 14, 15))}
 
 
 @dataclass

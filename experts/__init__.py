@@ -17,6 +17,10 @@ from experts.dataset import Dataset
 from experts.driving import DrivingExpert
 
 WEIGHTS = Path(__file__).parent / "weights"
+MEASURE = {
+    False: (20, 30_000),
+    True: (100, 10_000),
+}  # episodes and first seed, for the user's expert and random actions
 DRIVING = {
     "LaneChange-v0": {"num_obstacles": 1},
     "LaneChangeDisturbed-v0": {"num_obstacles": 1, "disturbed": True},
@@ -36,7 +40,8 @@ def load_expert(env_id, expert=None, seed=0, dataset=None):
     """The expert for `env_id`, or the user's own where `expert` is "module:callable", or what a Minari `dataset` holds.
 
     Returns a callable: obs (N, obs_dim) -> actions (N, act_dim), or (N,) int64 for a Discrete action space. An expert
-    that makes a choice per episode also has `reset(starts)`, with `starts` (N,) bool True where an episode begins.
+    that makes a choice per episode also has `reset(starts)`, with `starts` (N,) bool True where an episode begins. One
+    of the user's that is random may have `seed(seed)`.
     `return_mean` and `random_return` are the mean returns of the expert and of random actions. A data set cannot be
     called; `rollout` replays it.
 
@@ -45,7 +50,7 @@ def load_expert(env_id, expert=None, seed=0, dataset=None):
     if dataset is not None:
         policy = Dataset(dataset, env_id, make_envs(env_id, 1))
     elif expert is not None:
-        policy = CustomExpert(expert, gym.make(env_id).action_space)
+        policy = CustomExpert(expert, make_envs(env_id, 1).single_action_space)
     elif env_id in DRIVING:
         policy = DrivingExpert(seed)
     elif (WEIGHTS / f"{env_id}.safetensors").exists():
@@ -56,14 +61,24 @@ def load_expert(env_id, expert=None, seed=0, dataset=None):
             "Bring your own with --expert module:callable; callable(obs (N, obs_dim)) returns actions (N, act_dim)."
         )
     if policy.return_mean is None:
-        policy.return_mean = float(play(policy, env_id, 20, seed=30_000).mean())
+        policy.return_mean = mean_return(policy, env_id, expert)
     if getattr(policy, "random_return", None) is None:
-        space = gym.make(env_id).action_space
-        space.seed(0)
-        policy.random_return = float(
-            play(lambda obs: np.stack([space.sample() for _ in obs]), env_id, 100, 10_000).mean()
-        )
+        policy.random_return = mean_return(None, env_id, "random actions")
+    if hasattr(getattr(policy, "function", None), "seed"):
+        policy.function.seed(seed)
     return policy
+
+
+def mean_return(policy, env_id, name, known={}):  # noqa: B006
+    """Mean return of a policy, or of random actions, over some episodes; measured once for each name."""
+    if (env_id, name) not in known:
+        space = make_envs(env_id, 1).single_action_space
+        space.seed(0)
+        returns = play(
+            policy or (lambda obs: np.stack([space.sample() for _ in obs])), env_id, *MEASURE[policy is None]
+        )
+        known[env_id, name] = float(returns.mean())
+    return known[env_id, name]
 
 
 class NeuralExpert:
@@ -139,6 +154,8 @@ class CustomExpert:
         high = self.space.high if isinstance(self.space, gym.spaces.Box) else getattr(self.space, "nvec", 0) - 1
         if isinstance(self.space, gym.spaces.Discrete):
             low, high = self.space.start, self.space.start + self.space.n - 1
+        if not isinstance(self.space, gym.spaces.Box) and actions.dtype.kind not in "iu":
+            raise ValueError(f"--expert {self.name} returned {actions.dtype}; categories are integers.")
         if (actions < low).any() or (actions > high).any():
             raise ValueError(f"--expert {self.name} returned actions outside {self.space}; clip them to its bounds.")
         self.checked = True

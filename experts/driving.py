@@ -173,8 +173,11 @@ class DrivingExpert:
     return_mean, random_return = 1.0, None
 
     def __init__(self, seed=0, sides=(-1.0, 1.0)):
-        self.rng, self.sides = np.random.default_rng(seed), sides
-        self.side = np.zeros(0)
+        self.sides, self.side = sides, np.zeros(0)
+        self.seed(seed)
+
+    def seed(self, seed):
+        self.rng = np.random.default_rng(seed)
 
     def reset(self, starts):
         """`starts` (N,) bool: True where an episode begins; a side is drawn there."""

@@ -6,7 +6,6 @@ the person has had enough.
 """
 
 import os
-import sys
 import time
 
 import gymnasium as gym
@@ -37,10 +36,11 @@ class SimulatedGate:
     """Takes over where the novice is about to err seriously, by a rule with hysteresis.
 
     On the driving environments: where the novice, left alone, would hit something or leave the road within the next
-    three decisions; it hands back as soon as that is not so. Elsewhere: where the running mean over `steps` steps of
-    the disagreement exceeds `enter`; it hands back after as many in a row with less than half of that. The
-    disagreement is the root mean square difference of the actions, in standard deviations of the demonstrated ones, or
-    0 or 1 for categories. The expert is asked at each step, but only what it does in control becomes a label.
+    three decisions; it hands back as soon as that is not so. Elsewhere: where the running mean of the disagreement, at
+    a rate of 1 / `steps`, exceeds `enter`; it hands back after `steps` steps in a row with less than half of that. The
+    disagreement is the root mean square difference of the actions, in standard deviations of the labels so far, or 0
+    or 1 for categories: there 0.5 takes four steps in a row. The expert is asked at each step, but only what it does in
+    control becomes a label.
     """
 
     closed = False
@@ -69,7 +69,7 @@ class SimulatedGate:
             differs = np.sqrt(np.square((actions - proposed) / self.std).mean(-1))
         self.mean += (differs - self.mean) / self.steps
         self.calm = np.where(differs < self.enter / 2, self.calm + 1, 0)
-        self.control = np.where(self.control, self.calm < self.steps, self.mean > self.enter)
+        self.control = (self.calm < self.steps) & (self.control | (self.mean > self.enter))
         return actions, self.control
 
 
@@ -91,7 +91,13 @@ class HumanGate:
         name = next((name for name in KEYS if env_id.startswith(name)), None)
         if hasattr(env.unwrapped, "on_frame"):
             self.discrete = False
-            self.keys = {"up": (0.9, 0), "down": (-0.9, 0), "right": (0, 1), "left": (0, -1), "space": (0, 0)}
+            self.keys = {
+                "up": (0.9, 0.0),
+                "down": (-0.9, 0.0),
+                "right": (0.0, 1.0),
+                "left": (0.0, -1.0),
+                "space": (0.0, 0.0),
+            }
             self.help = "up, down: steer   right, left: faster, slower   space: to the middle"
         elif isinstance(space, gym.spaces.Discrete):
             self.keys = KEYS[name] if name else {str(i): i for i in range(min(10, int(space.n)))}
@@ -117,17 +123,19 @@ class HumanGate:
         if not self.discrete:
             env.unwrapped.on_frame = self.show
 
+    def close(self):
+        """End the round after the present step, and the run after that round's training."""
+        self.closed = True
+        print(
+            "the round ends here, the novice learns from what there is, and the run ends; again to stop at once",
+            flush=True,
+        )
+
     def begin(self, run, number):
         """Begin a round, whose corrections are kept in `run`/corrections_`number`."""
         self.directory, self.title = run / f"corrections_{number}", f"round {number}"
         self.directory.mkdir(exist_ok=True)
         return self
-
-    def close(self, *_):
-        """End after the present step, for the signals' handler too; a second time, at once."""
-        if self.closed:
-            sys.exit(130)
-        self.closed = True
 
     def corrections(self):
         """obs (T, obs_dim) and actions (T, act_dim) of all corrections in the directory."""
@@ -139,6 +147,8 @@ class HumanGate:
 
     def reset(self, starts):
         self.finish()
+        self.pygame.event.clear(self.pygame.KEYDOWN)  # typed while nobody drove
+        self.tapped = set()
 
     def finish(self):
         """End the correction that is under way, if any, and write it."""
@@ -184,6 +194,8 @@ class HumanGate:
             self.finish()
             return proposed, np.zeros(1, bool)
         action = chosen[0] if self.discrete else np.sum(chosen, axis=0).clip(-1, 1)
+        if not self.discrete and not held & {"up", "down", "space"}:
+            action[0] = obs[0, 1].clip(-1, 1)  # keep the lane while the speed changes
         self.correction.append((obs[0], np.atleast_1d(action)))
         self.control = True
         return np.array([action], dtype=proposed.dtype).reshape(proposed.shape), np.ones(1, bool)
