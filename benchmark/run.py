@@ -65,7 +65,7 @@ CLOSED["LaneChangeDisturbed-v0"] = [
     f"dagger --episodes-per-round 20 {DISTURBED}",
     f"hg_dagger --episodes-per-round 20 {DISTURBED}",
 ]
-GRIDS = {"offline": (ROWS, FLAGS, (4, 5, 6)), "closed": (CLOSED, dict.fromkeys(CLOSED, ()), (11, 12, 13, 14, 15))}
+GRIDS = {"offline": (ROWS, FLAGS, (4, 5, 6)), "closed": (CLOSED, dict.fromkeys(CLOSED, ()), (11, 12, 13))}
 
 
 @dataclass
