@@ -11,7 +11,7 @@ import pytest
 import experts
 
 SHIPPED = sorted(path.stem for path in experts.WEIGHTS.glob("*.safetensors"))
-FLOORS = {"Hopper-v4": 3500, "Walker2d-v4": 5500, "HalfCheetah-v4": 11_000, "CartPole-v1": 500}
+FLOORS = {"Hopper-v4": 3500, "Walker2d-v4": 5500, "HalfCheetah-v4": 11_000, "Ant-v4": 5500, "CartPole-v1": 500}
 
 
 def test_hopper_is_among_them():
