@@ -46,6 +46,9 @@ def draw(axis, env_id):
             axis.plot(*curve[-1], "o", color=colour, markersize=4)
     axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
     axis.set(xscale="log", ylim=(-0.03, 1.08), xlabel="expert labels", title=env_id)
+    ticks = [tick for tick in (100, 200, 500, 1000, 2000, 5000) if axis.get_xlim()[0] < tick < axis.get_xlim()[1]]
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.minorticks_off()
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -54,7 +57,7 @@ def main():
     for axis, env_id in zip(axes, LABELS, strict=True):
         draw(axis, env_id)
     axes[0].set_ylabel("return, the expert's is 1")
-    axes[-1].legend(frameon=False, loc="center right")
+    axes[0].legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.95))
     figure.savefig(ROOT / "benchmark" / "figures" / "closed_loop.png", dpi=130)
 
 

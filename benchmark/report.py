@@ -11,6 +11,7 @@ import numpy as np
 from benchmark.run import CLOSED, FLAGS, RESULTS, ROOT, ROWS, SCRIPTS, path_of
 
 RESULTS_MARKS = "<!-- results: python -m benchmark.report -->\n", "<!-- end of results -->"
+DAGGERS = ["dagger", "hg_dagger"]
 CLOSED_MARKS = "<!-- closed loop: python -m benchmark.report -->\n", "<!-- end of closed loop -->"
 PRICES_MARKS = "<!-- prices: python -m benchmark.prices && python -m benchmark.report -->\n", "<!-- end of prices -->"
 
@@ -103,6 +104,13 @@ def closed():
 
 def receipt(script):
     """The line of the docstring that says what the default command gives."""
+    if script in DAGGERS:
+        (command,) = (row for row in CLOSED["Hopper-v4"] if row.split()[0] == script and "--num-rounds 0" not in row)
+        if not (results := results_of("Hopper-v4", command)):
+            return f"    python {command.replace(' ', '.py --env-id Hopper-v4 ', 1)}\n"
+        score, labels = mean_of(results, "normalized_return"), mean_of(results, "expert_labels")
+        command = command.replace(" ", ".py --env-id Hopper-v4 ", 1)
+        return f"    python {command}  # {score:.3f}, {labels:,.0f} labels\n"
     results = results_of("Hopper-v4", script)
     returns, minutes = [result["return_mean"] for result in results], mean_of(results, "total_seconds") / 60
     score = f"{np.mean(returns):.0f} ± {np.std(returns):.0f} over {len(results)} seeds"
@@ -111,7 +119,7 @@ def receipt(script):
 
 def with_receipt(script):
     """The script's text with its receipt."""
-    pattern = rf"    python {script}\.py --env-id Hopper-v4  # .*\n"
+    pattern = rf"    python {script}\.py --env-id Hopper-v4 .*\n"
     return re.sub(pattern, lambda _: receipt(script), (ROOT / f"{script}.py").read_text())
 
 
@@ -126,5 +134,5 @@ def updated(readme):
 if __name__ == "__main__":
     path = ROOT / "README.md"
     path.write_text(updated(path.read_text()))
-    for script in SCRIPTS:
+    for script in [*SCRIPTS, *DAGGERS]:
         (ROOT / f"{script}.py").write_text(with_receipt(script))

@@ -17,7 +17,7 @@ def test_readme_shows_the_committed_results():
     assert report.updated(text) == text
 
 
-@pytest.mark.parametrize("script", report.SCRIPTS)
+@pytest.mark.parametrize("script", [*report.SCRIPTS, *report.DAGGERS])
 def test_docstrings_show_the_committed_results(script):
     text = (report.ROOT / f"{script}.py").read_text()
     assert report.receipt(script) in text and report.with_receipt(script) == text
