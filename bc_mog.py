@@ -182,8 +182,8 @@ def load(policy, path, expected):
 def main(args):
     start, algorithm = time.time(), Path(__file__).stem
     for name, value in asdict(args).items():
-        if type(value) is int and value < 1 and name != "seed":
-            fail(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+        if type(value) is int and value < (lowest := int(name != "seed")):
+            fail(f"--{name.replace('_', '-')} must be at least {lowest}, not {value}.")
     if args.device == "cuda" and not torch.cuda.is_available():
         fail("--device cuda, but there is no CUDA device; leave it at auto.")
     device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"

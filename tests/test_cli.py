@@ -139,6 +139,7 @@ WRONG = {
     "observations that are no flat Box": (["--env-id", "Blackjack-v1"], "a flat Box is needed"),
     "no demonstrations": (["--num-demos", "0"], "--num-demos must be at least 1"),
     "negative updates": (["--num-updates", "-5"], "--num-updates must be at least 1"),
+    "negative seed": (["--seed", "-1"], "--seed must be at least 0"),
     "no environments": (["--num-envs", "0"], "--num-envs must be at least 1"),
     "unwritable run directory": (["--run-dir", "file/runs"], "--run-dir file/runs"),
     "absent checkpoint": (["--checkpoint", "nothing.safetensors"], "--checkpoint nothing.safetensors"),
