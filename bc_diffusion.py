@@ -103,7 +103,7 @@ class Policy(nn.Module):
         """Take the statistics of the demonstrations."""
         self.obs_moments.copy_(moments(obs))
         low, high = actions.view(-1, self.D).aminmax(dim=0)
-        self.action_range.copy_(torch.stack([low, torch.where(high - low > 1e-6, high, low + 1)]))
+        self.action_range.copy_(torch.stack([low, torch.where(high - low > 1e-6, high, low + 1 + low.abs())]))
 
     def forward(self, net, obs, x, t):
         """What `net` predicts, x_0 or eps, from x_t (B, horizon * act_dim) at the steps t (B,)."""
