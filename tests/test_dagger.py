@@ -204,20 +204,28 @@ def uninterrupted(request, tmp_path_factory):
     return request.param, results_in(directory / "runs")[1]
 
 
-@pytest.mark.parametrize("moment", [0, 1, 2])
-def test_a_killed_run_goes_on_to_the_same_numbers(uninterrupted, moment, tmp_path):
+STOPS = [(1, signal.SIGKILL), (1, signal.SIGINT)]
+STOPS += [pytest.param(moment, signal.SIGKILL, marks=pytest.mark.slow) for moment in (0, 2)]
+
+
+@pytest.mark.parametrize("moment, number", STOPS)
+def test_a_stopped_run_goes_on_to_the_same_numbers(uninterrupted, moment, number, tmp_path):
     script, expected = uninterrupted
     command = [sys.executable, str(ROOT / f"{script}.py"), *ROAD, *LEFT]
-    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     for _ in range(6000):
         directories = list(tmp_path.glob("runs/*"))
         if directories and finished_rounds(directories[0]) >= moment:
             break
         time.sleep(0.01)
     time.sleep(0.05)  # into the next round
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
     (directory,) = directories
+    if number == signal.SIGINT:
+        assert f"--resume {directory.relative_to(tmp_path)}" in errors and "Traceback" not in errors
     assert finished_rounds(directory) < 3 and not (directory / "results.json").exists()
     resumed = run(script, "--resume", str(directory), cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
