@@ -1,7 +1,8 @@
 """Do the policies that claim several modes hold them? Targets with known modes and masses, away from any environment.
 
 Every mode must be found, with its mass within 3 percentage points, and less than 2% of the samples may lie outside
-every mode. Floors of sigma and smoothing are lower than the scripts' defaults, and diffusion has --fine-modes: the modes are close.
+every mode. The modes are close: the floors of sigma and of smoothing are lower than by default, and diffusion has its
+`--fine-modes`.
 """
 
 import numpy as np
@@ -16,7 +17,7 @@ POLICIES = {
     "bc_diffusion": {"num_inference_steps": 25, "fine_modes": True},
 }
 NUM_UPDATES = {"bc_mog": 1500, "bc_autoregressive": 1500, "bc_diffusion": 6000}
-HARDER = {"modes that move": 3, "8 modes in 2d": 2}  # times as many
+HARDER = {"modes that move": 3, "8 modes in 1d": 2, "8 modes in 2d": 2}  # times as many
 SPREAD, NUM_DATA, NUM_SAMPLES = 0.02, 50_000, 20_000
 
 
