@@ -65,6 +65,7 @@ CLOSED["LaneChangeDisturbed-v0"] = [
     f"dagger --episodes-per-round 20 {DISTURBED}",
     f"hg_dagger --episodes-per-round 20 {DISTURBED}",
 ]
+CLOSED["LaneChange-v0"] = [f"dagger --episodes-per-round 20 {SMALL}"]  # two modes: no loop mends squared loss
 GRIDS = {"offline": (ROWS, FLAGS, (4, 5, 6)), "closed": (CLOSED, dict.fromkeys(CLOSED, ()), (11, 12, 13))}
 
 
