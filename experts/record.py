@@ -1,6 +1,6 @@
 """Write an expert's demonstrations as a Minari data set, for `--dataset` or for anyone else's code.
 
-    pip install 'minari[hdf5]'
+    pip install 'minari[create,hdf5]'
     python -m experts.record --env-id Hopper-v4 --episodes 20 --dataset-id hopper/expert-v0
 
 Minari keeps it where the variable MINARI_DATASETS_PATH says, in ~/.minari/datasets otherwise.
