@@ -115,17 +115,17 @@ class Policy(nn.Module):
         return (self(obs) - (actions - mean) / std).square().sum(-1).mean()
 
     @torch.no_grad()
-    def act_and_doubt(self, obs):
-        """Actions (B, act_dim) and doubt (B,)."""
-        out = self(obs).softmax(-1) if self.discrete else self(obs)
-        doubt = out.var(0, correction=0).norm(dim=-1)  # (3)
-        if self.discrete:
-            return self.action_bounds[0] + out.mean(0).argmax(-1, keepdim=True), doubt
-        mean, std = self.action_moments
-        return (mean + std * out.mean(0)).clamp(*self.action_bounds), doubt
-
     def act(self, obs):
-        return self.act_and_doubt(obs)[0]
+        if self.discrete:
+            return self.action_bounds[0] + self(obs).softmax(-1).mean(0).argmax(-1, keepdim=True)
+        mean, std = self.action_moments
+        return (mean + std * self(obs).mean(0)).clamp(*self.action_bounds)
+
+    @torch.no_grad()
+    def doubt(self, obs):
+        """How far the networks disagree (B,), in standardised actions or in probabilities."""
+        out = self(obs).softmax(-1) if self.discrete else self(obs)
+        return out.var(0, correction=0).norm(dim=-1)  # (3)
 
 
 def fail(message, status=2):
@@ -137,7 +137,8 @@ def fail(message, status=2):
 def drive(envs, policy, gate, num_episodes, seed):
     """Episodes one after another, the expert acting where the gate says so (1); without a gate the novice alone.
 
-    Episode (T,), obs (T, obs_dim), actions (T, act_dim), control (T,), doubt (T,), failure (T,): ends without success.
+    obs (T, obs_dim), actions (T, act_dim), and (T,) each: control, the expert's; taken, where it took over; doubt; and
+    near, at most ten steps from the end of an episode that ends without success, and not by its time limit.
     """
     device, controls, steps = next(policy.parameters()).device, [], []
 
@@ -158,16 +159,11 @@ def drive(envs, policy, gate, num_episodes, seed):
     columns = [np.concatenate(column) for column in zip(*steps, strict=True)]
     order = np.argsort(columns[0], kind="stable")[: (columns[0] < num_episodes).sum()]
     episode, obs, actions, control, failure = (column[order] for column in columns)
-    doubt = policy.act_and_doubt(torch.as_tensor(obs, dtype=torch.float32, device=device))[1].cpu().numpy()
-    return episode, obs, actions, control, doubt, failure
-
-
-def risk(episode, _obs, _actions, _control, doubt, failure, tau):
-    """Of the states inside {doubt < tau} and outside: how many, and how many lie ten steps or less from a failure."""
+    taken = control & ((np.diff(episode, prepend=-1) > 0) | ~np.roll(control, 1))
     end = np.searchsorted(episode, episode, side="right")  # of the episode that each state belongs to
-    near = failure[end - 1] & (end - np.arange(len(episode)) <= 10)
-    sides = {"inside": doubt < tau, "outside": doubt >= tau}
-    return {side: [int(mask.sum()), int((mask & near).sum())] for side, mask in sides.items()}
+    near = failure[end - 1] & (end - np.arange(len(end)) <= 10)
+    doubt = policy.doubt(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
+    return obs, actions, control, taken, doubt, near
 
 
 def evaluate(envs, policy, num_episodes, seed):
@@ -303,8 +299,7 @@ def main(args):
         visited = make_envs(env_id, min(args.num_envs, episodes))
         rule = SimulatedGate(visited, expert, policy, args.gate_enter, args.gate_steps)
         gate = OpenGate(visited, expert) if number == 0 else human.begin(run, number) if human else rule
-        episode, states, labels, control, doubt, _ = drive(gate.envs, policy, gate, episodes, seed)
-        taken = control & ((np.diff(episode, prepend=-1) > 0) | ~np.roll(control, 1))  # where a correction begins
+        states, labels, control, taken, doubt, _ = drive(gate.envs, policy, gate, episodes, seed)
         metadata["doubts"] += doubt[taken].tolist() if number > 0 else []
         new = gate.corrections() if gate is human else (states[control], labels[control])
         new = (torch.as_tensor(x[:: args.label_every], dtype=torch.float32, device=device) for x in new)
@@ -329,7 +324,9 @@ def main(args):
             break
     progress.close()
     metadata["tau"] = np.mean(metadata["doubts"][-math.ceil(len(metadata["doubts"]) / 4) :] or 0.0)  # (3)
-    metadata["risk"] = risk(*drive(envs, policy, None, args.eval_episodes, eval_seed), metadata["tau"])
+    *_, doubt, near = drive(envs, policy, None, args.eval_episodes, eval_seed)
+    sides = {"inside": doubt < metadata["tau"], "outside": doubt >= metadata["tau"]}
+    metadata["risk"] = {side: [int(mask.sum()), int((mask & near).sum())] for side, mask in sides.items()}
     results = metadata | evaluate(envs, policy, args.eval_episodes, eval_seed)
     worst, best, mean = results["random_return"], results["expert_return"], results["return_mean"]
     results |= {"normalized_return": (mean - worst) / (best - worst), "total_seconds": time.time() - start}

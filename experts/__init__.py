@@ -17,10 +17,7 @@ from experts.dataset import Dataset
 from experts.driving import DrivingExpert
 
 WEIGHTS = Path(__file__).parent / "weights"
-MEASURE = {
-    False: (20, 30_000),
-    True: (100, 10_000),
-}  # episodes and first seed, for the user's expert and random actions
+MEASURED = {}  # mean returns of users' experts and of random actions, by environment and name
 DRIVING = {
     "LaneChange-v0": {"num_obstacles": 1},
     "LaneChangeDisturbed-v0": {"num_obstacles": 1, "disturbed": True},
@@ -61,24 +58,19 @@ def load_expert(env_id, expert=None, seed=0, dataset=None):
             "Bring your own with --expert module:callable; callable(obs (N, obs_dim)) returns actions (N, act_dim)."
         )
     if policy.return_mean is None:
-        policy.return_mean = mean_return(policy, env_id, expert)
-    if getattr(policy, "random_return", None) is None:
-        policy.random_return = mean_return(None, env_id, "random actions")
+        if (env_id, expert) not in MEASURED:
+            MEASURED[env_id, expert] = float(play(policy, env_id, 20, seed=30_000).mean())
+        policy.return_mean = MEASURED[env_id, expert]
+    if policy.random_return is None:
+        if (env_id, "random") not in MEASURED:
+            space = make_envs(env_id, 1).single_action_space
+            space.seed(0)
+            returns = play(lambda obs: np.stack([space.sample() for _ in obs]), env_id, 100, 10_000)
+            MEASURED[env_id, "random"] = float(returns.mean())
+        policy.random_return = MEASURED[env_id, "random"]
     if hasattr(getattr(policy, "function", None), "seed"):
         policy.function.seed(seed)
     return policy
-
-
-def mean_return(policy, env_id, name, known={}):  # noqa: B006
-    """Mean return of a policy, or of random actions, over some episodes; measured once for each name."""
-    if (env_id, name) not in known:
-        space = make_envs(env_id, 1).single_action_space
-        space.seed(0)
-        returns = play(
-            policy or (lambda obs: np.stack([space.sample() for _ in obs])), env_id, *MEASURE[policy is None]
-        )
-        known[env_id, name] = float(returns.mean())
-    return known[env_id, name]
 
 
 class NeuralExpert:

@@ -1,15 +1,13 @@
 """Recorded demonstrations in place of an expert: `--dataset` takes the id of a local Minari data set."""
 
-import functools
-
 import numpy as np
 
 
 class Dataset:
     """The episodes of a Minari data set, handed out in order and each only once.
 
-    `return_mean` is the mean return of all its episodes, `random_return` the data set's own reference or, where it has
-    none, what random actions return. Raises ValueError where it is not there, or is not of this environment.
+    `return_mean` is the mean return of all its episodes. Raises ValueError where it is not there, or is not of this
+    environment.
     """
 
     def __init__(self, dataset_id, env_id, envs):
@@ -23,17 +21,11 @@ class Dataset:
             raise ValueError(f"--dataset {dataset_id} cannot be read: {str(error).splitlines()[0]}") from error
         for kind, space in (("observation", envs.single_observation_space), ("action", envs.single_action_space)):
             recorded = getattr(self.data, f"{kind}_space")
-            if (type(recorded), recorded.shape, getattr(recorded, "n", None)) != (
-                type(space),
-                space.shape,
-                getattr(space, "n", None),
-            ):
+            a, b = ((type(x), x.shape, getattr(x, "n", None)) for x in (recorded, space))
+            if a != b:
                 raise ValueError(f"--dataset {dataset_id} has {kind}s {recorded}, but {env_id} has {space}.")
-        self.id, self.env_id, self.next = dataset_id, env_id, 0
-
-    @functools.cached_property
-    def return_mean(self):
-        return float(np.mean([episode.rewards.sum() for episode in self.data.iterate_episodes()]))
+        self.id, self.next, self.random_return = dataset_id, 0, None
+        self.return_mean = float(np.mean([episode.rewards.sum() for episode in self.data.iterate_episodes()]))
 
     def replay(self, num_episodes):
         """The steps of the next episodes, as `experts.rollout` yields them, in one environment."""

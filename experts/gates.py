@@ -6,6 +6,7 @@ the person has had enough.
 """
 
 import os
+import sys
 import time
 
 import gymnasium as gym
@@ -126,10 +127,7 @@ class HumanGate:
     def close(self):
         """End the round after the present step, and the run after that round's training."""
         self.closed = True
-        print(
-            "the round ends here, the novice learns from what there is, and the run ends; again to stop at once",
-            flush=True,
-        )
+        print("the round ends here, and after its training the run; again to stop at once", file=sys.stderr)
 
     def begin(self, run, number):
         """Begin a round, whose corrections are kept in `run`/corrections_`number`."""

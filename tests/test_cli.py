@@ -131,6 +131,17 @@ def test_module_environment_and_callable_expert(tmp_path):
     assert results["expert_return"] == 0.0 and results["normalized_return"] > 0.9
 
 
+def refusal(script, flags, directory, capsys):
+    """What the script says to wrong input: status 2, at most two lines, and nothing new in the directory."""
+    module, before = importlib.import_module(script), sorted(directory.iterdir())
+    with pytest.raises(SystemExit) as exit_:
+        module.main(tyro.cli(module.Args, args=flags))
+    errors = capsys.readouterr().err
+    assert exit_.value.code == 2 and len(errors.strip().splitlines()) <= 2
+    assert sorted(directory.iterdir()) == before
+    return errors
+
+
 WRONG = {
     "unknown environment": (["--env-id", "Hoper-v4"], "--env-id Hoper-v4"),
     "unknown module": (["--env-id", "nowhere:Env-v0"], "--env-id nowhere:Env-v0"),
@@ -175,7 +186,6 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_input_is_answered_in_two_lines_and_leaves_nothing(name, tmp_path, monkeypatch, capsys):
     flags, expected, script = (*WRONG[name], "bc_mog")[:3]
-    module = importlib.import_module(script)
     if name == "absent cuda" and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     (tmp_path / "file").write_text("not a directory")
@@ -193,13 +203,7 @@ def test_wrong_input_is_answered_in_two_lines_and_leaves_nothing(name, tmp_path,
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(SystemExit) as exit_:
-        module.main(tyro.cli(module.Args, args=[*TINY, *flags]))
-    errors = capsys.readouterr().err
-    assert exit_.value.code == 2
-    assert expected in errors and len(errors.strip().splitlines()) <= 2
-    assert sorted(tmp_path.iterdir()) == before
+    assert expected in refusal(script, [*TINY, *flags], tmp_path, capsys)
 
 
 def test_wrong_input_from_the_shell_shows_no_traceback(tmp_path):
