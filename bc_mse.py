@@ -48,6 +48,7 @@ class Args:
     eval_every: int = 5_000  # updates between evaluations, one episode in each environment
     eval_episodes: int = 50  # episodes of the final evaluation
     num_envs: int = 20  # environments stepped side by side
+    max_episode_steps: int | None = None  # where the environment sets no limit of its own; otherwise 1,000 there
     device: str = "auto"  # auto, cpu or cuda
     num_threads: int = 1  # more are slower for networks of this size
     capture_video: bool = False  # record three episodes of the final policy
@@ -102,10 +103,7 @@ def fail(message, status=2):
 
 
 def collect_demonstrations(envs, expert, num_episodes, seed, horizon):
-    """The expert's transitions, episode after episode: obs (T, obs_dim) and actions (T, horizon * act_dim), float32.
-
-    Beside each observation stand the actions of `horizon` steps from there on; an episode's last action is repeated.
-    """
+    """obs (T, obs_dim), each with the next `horizon` actions (T, horizon * act_dim), an episode's last one repeated."""
     steps = rollout(envs, expert, num_episodes, seed)
     episode, obs, actions = (np.concatenate(column) for column in zip(*(step[:3] for step in steps), strict=True))
     order = np.argsort(episode, kind="stable")[: (episode < num_episodes).sum()]
@@ -167,10 +165,9 @@ def main(args):
     device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
-
     demo_seed, validation_seed, eval_seed = (1_000_000 * args.seed + offset for offset in (0, 300_000, 600_000))
     try:
-        envs = make_envs(args.env_id, args.num_envs)
+        envs = make_envs(args.env_id, args.num_envs, args.max_episode_steps)
         policy = Policy(args, envs.single_observation_space, envs.single_action_space).to(device)
         if args.checkpoint:
             metadata = load(policy, args.checkpoint, {"algorithm": algorithm, "env_id": args.env_id})
@@ -188,7 +185,6 @@ def main(args):
         fail(f"--run-dir {args.run_dir} cannot be written: {error}" if isinstance(error, OSError) else error)
     writer = SummaryWriter(run)
     writer.add_text("hyperparameters", "\n".join(f"    {name} = {value}" for name, value in asdict(args).items()))
-
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
     num_updates, lowest, shown = 0 if args.checkpoint else args.num_updates, math.inf, {}
     progress = tqdm(range(1, num_updates + 1), desc=algorithm, unit=" updates", disable=None if num_updates else True)
@@ -243,4 +239,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    try:
+        main(tyro.cli(Args))
+    except (OSError, SafetensorError) as error:  # a full disk, for one
+        fail(f"{error}; what was saved before is whole", status=1)

@@ -51,6 +51,7 @@ class Args:
     hidden_dim: int = 256  # width of the hidden layers
     eval_episodes: int = 50  # episodes of the final evaluation
     num_envs: int = 20  # environments stepped side by side
+    max_episode_steps: int | None = None  # where the environment sets no limit of its own; otherwise 1,000 there
     device: str = "auto"  # auto, cpu or cuda
     num_threads: int = 1  # more are slower for networks of this size
     capture_video: bool = False  # record three episodes of the final policy
@@ -234,7 +235,7 @@ def main(args):
     torch.manual_seed(args.seed)
     demo_env_id, eval_seed = args.demo_env_id or args.env_id, 1_000_000 * args.seed + 600_000
     try:
-        envs, demo_envs = make_envs(args.env_id, args.num_envs), make_envs(demo_env_id, 1)
+        envs, demo_envs = make_envs(args.env_id, args.num_envs, args.max_episode_steps), make_envs(demo_env_id, 1)
         if len({(str(e.single_action_space), e.single_observation_space.shape) for e in (envs, demo_envs)}) > 1:
             raise ValueError(f"--demo-env-id {demo_env_id} has other observations or actions than {args.env_id}.")
         policy = Policy(args, envs.single_observation_space, envs.single_action_space).to(device)
@@ -309,4 +310,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    try:
+        main(tyro.cli(Args))
+    except (OSError, SafetensorError) as error:  # a full disk, for one
+        fail(f"{error}; what was saved before is whole", status=1)

@@ -6,10 +6,9 @@
     doubt(s) = ||diag Cov(pi^1(s), ..., pi^E(s))||_2,  tau = mean of the last quarter of {doubt(s) at take-over}    (3)
 
 Kelly, Sidrane, Driggs-Campbell & Kochenderfer, "HG-DAgger: Interactive Imitation Learning with Human Experts", 2019.
-The novice is the mean of networks that differ in their initial weights. doubt < tau is where it can be trusted, and not
-the gate; results.json has how many states lie ten steps or less from a failure, inside and outside. The gate is
-simulated (on the road by look-ahead, elsewhere by disagreement with hysteresis; experts/gates.py) or human: a held key
-takes over. Losses, retraining and --resume are those of dagger.py.
+The novice is the mean of networks that differ in their initial weights. Where doubt < tau it can be trusted, which is
+not the gate; results.json counts the states near failure on both sides. The gate (experts/gates.py) is simulated, on
+the road by look-ahead, elsewhere by disagreement, or human: a held key takes over. The rest is as in dagger.py.
     python hg_dagger.py --env-id Hopper-v4 --num-rounds 8 --num-demos 1 --label-every 10  # 0.992, 624 labels
 """
 
@@ -52,6 +51,7 @@ class Args:
     hidden_dim: int = 256  # width of the hidden layers
     eval_episodes: int = 50  # episodes of the final evaluation
     num_envs: int = 20  # environments stepped side by side
+    max_episode_steps: int | None = None  # where the environment sets no limit of its own; otherwise 1,000 there
     device: str = "auto"  # auto, cpu or cuda
     num_threads: int = 1  # more are slower for networks of this size
     capture_video: bool = False  # record three episodes of the final policy
@@ -257,7 +257,7 @@ def main(args):
     torch.manual_seed(args.seed)
     demo_env_id, eval_seed = args.demo_env_id or args.env_id, 1_000_000 * args.seed + 600_000
     try:
-        envs, demo_envs = make_envs(args.env_id, args.num_envs), make_envs(demo_env_id, 1)
+        envs, demo_envs = make_envs(args.env_id, args.num_envs, args.max_episode_steps), make_envs(demo_env_id, 1)
         if len({(str(e.single_action_space), e.single_observation_space.shape) for e in (envs, demo_envs)}) > 1:
             raise ValueError(f"--demo-env-id {demo_env_id} has other observations or actions than {args.env_id}.")
         policy = Policy(args, envs.single_observation_space, envs.single_action_space).to(device)
@@ -344,4 +344,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    try:
+        main(tyro.cli(Args))
+    except (OSError, SafetensorError) as error:  # a full disk, for one
+        fail(f"{error}; what was saved before is whole", status=1)

@@ -5,6 +5,7 @@ The weights are safetensors files; `experts/README.md` lists them with their ret
 """
 
 import importlib
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -17,6 +18,7 @@ from experts.dataset import Dataset
 from experts.driving import DrivingExpert
 
 WEIGHTS = Path(__file__).parent / "weights"
+LIMITS = {}  # steps of an episode, by environment, where it sets no limit of its own
 MEASURED = {}  # mean returns of users' experts and of random actions, by environment and name
 DRIVING = {
     "LaneChange-v0": {"num_obstacles": 1},
@@ -153,14 +155,37 @@ class CustomExpert:
         self.checked = True
 
 
-def make_envs(env_id, num_envs, **kwargs):
+class Limit(gym.wrappers.TimeLimit):
+    """Ends what might go on for ever, and says so the first time."""
+
+    announced = set()
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self._elapsed_steps == self._max_episode_steps and not terminated and self.env.spec.id not in self.announced:
+            self.announced.add(self.env.spec.id)
+            message = f"{self.env.spec.id} sets no limit: an episode was stopped after {self._max_episode_steps} steps"
+            print(f"{message} (--max-episode-steps)", file=sys.stderr)
+        return obs, reward, terminated, truncated, info
+
+
+def make_envs(env_id, num_envs, limit=None, **kwargs):
     """Environments with flat observations, stepped side by side; raises ValueError where there are none of that id.
 
-    One that is done waits for its reset, so that each episode has its own seed.
+    One that is done waits for its reset, so that each episode has its own seed. Where the environment sets no limit on
+    an episode's steps, `limit` holds, from now on; 1,000 if none was ever given.
     """
+    LIMITS[env_id] = limit or LIMITS.get(env_id, 1_000)
+
+    def limited(env):
+        if env.spec.max_episode_steps and limit:
+            raise ValueError(f"--max-episode-steps {limit}: {env_id} sets {env.spec.max_episode_steps} itself.")
+        return env if env.spec.max_episode_steps else Limit(env, LIMITS[env_id])
+
     gym.logger.min_level = gym.logger.ERROR  # that a -v4 id has a successor is no news to who asked for it
     try:
-        envs = gym.make_vec(env_id, num_envs, "sync", {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}, **kwargs)
+        vector, wrappers = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}, [limited, *kwargs.pop("wrappers", ())]
+        envs = gym.make_vec(env_id, num_envs, "sync", vector, wrappers, **kwargs)
     except (gym.error.Error, ImportError, AttributeError) as error:
         raise ValueError(f"--env-id {env_id} cannot be made: {error}") from error
     space = envs.single_observation_space

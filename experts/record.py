@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import tyro
 
-from experts import load_expert
+from experts import load_expert, make_envs
 
 
 @dataclass
@@ -31,7 +31,7 @@ def record(args):
     import minari
 
     expert = load_expert(args.env_id, args.expert, seed=args.seed)
-    env = minari.DataCollector(gym.make(args.env_id))
+    env = minari.DataCollector(make_envs(args.env_id, 1).envs[0])
     for k in range(args.episodes):
         (obs, _), done = env.reset(seed=args.seed + k), False
         if hasattr(expert, "reset"):

@@ -14,23 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 import tyro
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from benchmark.run import SCRIPTS
 
 ROOT = Path(__file__).parent.parent
-TINY = [
-    "--env-id",
-    "LaneChange-v0",
-    "--num-demos",
-    "8",
-    "--num-updates",
-    "60",
-    "--eval-every",
-    "30",
-    "--eval-episodes",
-    "10",
-]
+ALL_SCRIPTS = [*SCRIPTS, "dagger", "hg_dagger"]
+SMALL = ["--env-id", "LaneChange-v0", "--num-demos", "8", "--num-updates", "60", "--eval-episodes", "10"]
+TINY = [*SMALL, "--eval-every", "30"]
 STABLE_KEYS = """\
     algorithm env_id seed args versions num_transitions expert_labels eval_returns return_mean return_std expert_return
     random_return normalized_return train_seconds total_seconds updates_per_second num_parameters
@@ -142,68 +134,81 @@ def refusal(script, flags, directory, capsys):
     return errors
 
 
-WRONG = {
+SHARED = {  # of all seven scripts
     "unknown environment": (["--env-id", "Hoper-v4"], "--env-id Hoper-v4"),
     "unknown module": (["--env-id", "nowhere:Env-v0"], "--env-id nowhere:Env-v0"),
-    "no expert": (["--env-id", "MountainCarContinuous-v0"], "--expert module:callable"),
-    "discrete actions": (["--env-id", "CartPole-v1"], "bc_autoregressive.py"),
+    "no expert": (["--env-id", "wrong:Quiet-v0"], "--expert module:callable"),
+    "actions of no known kind": (["--env-id", "wrong:Odd-v0"], "action space is needed, not MultiBinary"),
     "observations that are no flat Box": (["--env-id", "Blackjack-v1"], "a flat Box is needed"),
     "no demonstrations": (["--num-demos", "0"], "--num-demos must be at least 1"),
     "negative updates": (["--num-updates", "-5"], "--num-updates must be at least 1"),
+    "no batch": (["--batch-size", "0"], "--batch-size must be at least 1"),
+    "no network": (["--hidden-dim", "0"], "--hidden-dim must be at least 1"),
     "negative seed": (["--seed", "-1"], "--seed must be at least 0"),
     "no environments": (["--num-envs", "0"], "--num-envs must be at least 1"),
+    "no evaluation": (["--eval-episodes", "0"], "--eval-episodes must be at least 1"),
+    "no steps": (["--max-episode-steps", "0"], "--max-episode-steps must be at least 1"),
+    "two limits": (["--env-id", "Hopper-v4", "--max-episode-steps", "9"], "--max-episode-steps 9: Hopper-v4 sets 1000"),
     "unwritable run directory": (["--run-dir", "file/runs"], "--run-dir file/runs"),
     "absent checkpoint": (["--checkpoint", "nothing.safetensors"], "--checkpoint nothing.safetensors"),
     "checkpoint that is no safetensors file": (["--checkpoint", "file"], "--checkpoint file"),
     "truncated checkpoint": (["--checkpoint", "truncated.safetensors"], "--checkpoint truncated.safetensors"),
     "checkpoint of another algorithm": (["--checkpoint", "foreign.safetensors"], "made with {'algorithm': 'other'"),
-    "checkpoint of another shape": (
-        ["--checkpoint", "shape.safetensors"],
-        "--checkpoint shape.safetensors is not what",
-    ),
+    "checkpoint of another environment": (["--checkpoint", "elsewhere.safetensors"], "'env_id': 'Hopper-v4'"),
+    "checkpoint of another shape": (["--checkpoint", "shape.safetensors"], "--checkpoint shape.safetensors is not"),
     "expert that does not import": (["--expert", "nowhere:expert"], "--expert nowhere:expert"),
     "expert of the wrong shape": (["--expert", "wrong:shape"], "returned shape"),
     "expert that returns NaN": (["--expert", "wrong:nan"], "not finite"),
     "expert out of bounds": (["--expert", "wrong:large"], "clip them to its bounds"),
+    "absent data set": (["--dataset", "no/where-v0"], "--dataset no/where-v0"),
     "absent cuda": (["--device", "cuda"], "--device cuda"),
-    "no components": (["--num-components", "0"], "--num-components"),
-    "no sigma": (["--min-std", "0"], "--min-std"),
-    "a Gaussian without sigma": (["--min-std", "-1"], "--min-std", "bc_gaussian"),
-    "a single bin": (["--num-bins", "1"], "--num-bins", "bc_autoregressive"),
-    "no smoothing": (["--smoothing", "0"], "--smoothing", "bc_autoregressive"),
+}
+WRONG = {
+    "discrete actions": ("bc_mog", ["--env-id", "CartPole-v1"], "bc_autoregressive.py"),
+    "no components": ("bc_mog", ["--num-components", "0"], "--num-components"),
+    "no sigma": ("bc_mog", ["--min-std", "0"], "--min-std"),
+    "a Gaussian without sigma": ("bc_gaussian", ["--min-std", "-1"], "--min-std"),
+    "a single bin": ("bc_autoregressive", ["--num-bins", "1"], "--num-bins"),
+    "no smoothing": ("bc_autoregressive", ["--smoothing", "0"], "--smoothing"),
     "more steps at test time than in training": (
+        "bc_diffusion",
         ["--num-inference-steps", "51"],
         "--num-inference-steps",
-        "bc_diffusion",
     ),
-    "no horizon": (["--horizon", "0"], "--horizon must be at least 1", "bc_diffusion"),
-    "executing more than is drawn": (["--action-horizon", "2"], "--action-horizon", "bc_diffusion"),
-    "more noise than DDPM": (["--eta", "1.5"], "--eta", "bc_diffusion"),
-    "an average that never moves": (["--ema-decay", "1"], "--ema-decay", "bc_diffusion"),
+    "no horizon": ("bc_diffusion", ["--horizon", "0"], "--horizon must be at least 1"),
+    "executing more than is drawn": ("bc_diffusion", ["--action-horizon", "2"], "--action-horizon"),
+    "more noise than DDPM": ("bc_diffusion", ["--eta", "1.5"], "--eta"),
+    "an average that never moves": ("bc_diffusion", ["--ema-decay", "1"], "--ema-decay"),
+    "no evaluations on the way": ("bc_mse", ["--eval-every", "0"], "--eval-every must be at least 1"),
 }
+WRONG |= {f"{name}, {script}": (script, *case) for name, case in SHARED.items() for script in ALL_SCRIPTS}
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_input_is_answered_in_two_lines_and_leaves_nothing(name, tmp_path, monkeypatch, capsys):
-    flags, expected, script = (*WRONG[name], "bc_mog")[:3]
-    if name == "absent cuda" and torch.cuda.is_available():
+    script, flags, expected = WRONG[name]
+    if "absent cuda" in name and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     (tmp_path / "file").write_text("not a directory")
     (tmp_path / "wrong.py").write_text(
-        "import numpy as np\n"
+        "import gymnasium as gym, numpy as np\n"
+        "class Quiet(gym.Env):\n"
+        "    observation_space, action_space = gym.spaces.Box(-1, 1, (1,)), gym.spaces.Box(-1, 1, (1,))\n"
+        "class Odd(Quiet): action_space = gym.spaces.MultiBinary(3)\n"
+        "if 'Odd-v0' not in gym.registry: gym.register('Quiet-v0', Quiet), gym.register('Odd-v0', Odd)\n"
         "def shape(obs): return np.zeros((len(obs), 5))\n"
         "def nan(obs): return np.full((len(obs), 2), np.nan)\n"
         "def large(obs): return np.full((len(obs), 2), 7.0)\n"
     )
-    metadata = {"algorithm": "bc_mog", "env_id": "LaneChange-v0", "args": {"num_components": 3}}
-    save_file({"a": torch.zeros(3)}, tmp_path / "shape.safetensors", {"metadata": json.dumps(metadata)})
+    metadata = {"algorithm": script, "env_id": "LaneChange-v0"}
+    for file, other in (("shape", {}), ("foreign", {"algorithm": "other"}), ("elsewhere", {"env_id": "Hopper-v4"})):
+        text = {"metadata": json.dumps(metadata | other)}
+        save_file({"a": torch.zeros(3)}, tmp_path / f"{file}.safetensors", text)
     (tmp_path / "truncated.safetensors").write_bytes((tmp_path / "shape.safetensors").read_bytes()[:-5])
-    metadata["algorithm"] = "other"
-    save_file({"a": torch.zeros(3)}, tmp_path / "foreign.safetensors", {"metadata": json.dumps(metadata)})
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    assert expected in refusal(script, [*TINY, *flags], tmp_path, capsys)
+    assert expected in refusal(script, [*SMALL, *flags], tmp_path, capsys)
 
 
 def test_wrong_input_from_the_shell_shows_no_traceback(tmp_path):
@@ -212,20 +217,78 @@ def test_wrong_input_from_the_shell_shows_no_traceback(tmp_path):
     assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
 
 
-def test_interruption_keeps_the_best_policy_so_far(tmp_path):
-    flags = ["--env-id", "LaneChange-v0", "--num-demos", "8", "--num-updates", "1000000"]
-    command = [sys.executable, str(ROOT / "bc_mse.py"), *flags]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
-    )
+LONG = ["--env-id", "LaneChange-v0", "--num-demos", "8", "--num-updates", "1000000"]
+
+
+def start_and_wait_for_a_policy(script, *flags, cwd):
+    """The process, and the directory in which it has saved its first policy."""
+    command = [sys.executable, str(ROOT / f"{script}.py"), *LONG, *flags]
+    process = subprocess.Popen(command, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
     for _ in range(600):
-        if list(tmp_path.glob("runs/*/policy.safetensors")):
-            break
+        if policies := list(cwd.glob("runs/*/policy.safetensors")):
+            return process, policies[0].parent
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize("script, number", [("bc_mse", signal.SIGINT), ("bc_diffusion", signal.SIGTERM)])
+def test_interruption_keeps_the_best_policy_so_far(script, number, tmp_path):
+    process, directory = start_and_wait_for_a_policy(script, cwd=tmp_path)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    (directory,) = (tmp_path / "runs").iterdir()
     assert process.returncode == 130
     assert str(directory.relative_to(tmp_path)) in errors.decode() and b"Traceback" not in errors
-    done = run("bc_mse", *TINY, "--checkpoint", str(directory / "policy.safetensors"), cwd=tmp_path)
+    with safe_open(directory / "policy.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["metadata"])["update"] >= 250  # it says how far it came
+    done = run(script, *TINY, "--checkpoint", str(directory / "policy.safetensors"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a limit on the files of a running process")
+@pytest.mark.parametrize("script", ["bc_gaussian", "dagger"])
+def test_a_full_disk_is_named_and_leaves_what_was_saved_whole(script, tmp_path):
+    import resource
+
+    flags = ["--num-rounds", "900", "--num-updates", "2000"] if script == "dagger" else ["--learning-rate", "1e-5"]
+    process, directory = start_and_wait_for_a_policy(script, *flags, cwd=tmp_path)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (5000, 5000))  # as good as a full disk
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and b"Traceback" not in errors
+    assert b"File too large" in errors and b"what was saved before is whole" in errors
+    done = run(script, *SMALL, "--checkpoint", str(directory / "policy.safetensors"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", ALL_SCRIPTS)
+def test_a_loss_that_is_not_finite_stops_the_run(script, tmp_path, monkeypatch, capsys):
+    module = importlib.import_module(script)
+    loss = module.Policy.loss
+    monkeypatch.setattr(module.Policy, "loss", lambda *args: loss(*args) * float("nan"))
+    monkeypatch.chdir(tmp_path)
+    flags = [*SMALL, "--num-updates", "300"] + (["--num-rounds", "1"] if "dagger" in script else [])
+    with pytest.raises(SystemExit) as exit_:
+        module.main(tyro.cli(module.Args, args=flags))
+    errors = capsys.readouterr().err
+    assert exit_.value.code == 2 and "the loss is nan" in errors and "--learning-rate" in errors
+    assert ("after round 0" if "dagger" in script else "at update 250") in errors
+
+
+@pytest.mark.parametrize("script", ["bc_mse", "dagger"])
+def test_an_environment_without_an_end_is_stopped_and_that_is_said(script, tmp_path):
+    (tmp_path / "endless.py").write_text(
+        "import gymnasium as gym, numpy as np\n"
+        "class Env(gym.Env):\n"
+        "    observation_space, action_space = gym.spaces.Box(-9, 9, (1,)), gym.spaces.Box(-1, 1, (1,))\n"
+        "    def reset(self, seed=None, options=None): return np.zeros(1, 'f'), {}\n"
+        "    def step(self, action): return np.zeros(1, 'f'), float(action[0]), False, False, {}\n"
+        "gym.register('Endless-v0', Env)\n"
+        "def expert(obs): return np.ones((len(obs), 1), 'f')\n"
+    )
+    flags = ["--env-id", "endless:Endless-v0", "--expert", "endless:expert", "--num-updates", "50", "--num-demos", "2"]
+    flags += ["--eval-episodes", "3", "--max-episode-steps", "7"] + (["--num-rounds", "1"] * (script == "dagger"))
+    done = run(script, *flags, cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}:{tmp_path}"})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 1 and "stopped after 7 steps (--max-episode-steps)" in done.stderr
+    _, results = results_in(tmp_path / "runs")
+    assert results["expert_return"] == 7.0 and abs(results["random_return"]) < 3
+    assert results["eval_returns"] == pytest.approx([7.0] * 3, abs=0.5)  # of seven steps, learnt in 50 updates
