@@ -15,6 +15,7 @@ drawn from p and takes three mean-shift steps to its mode:
 
 import json
 import math
+import re
 import signal
 import sys
 import time
@@ -231,7 +232,7 @@ def main(args):
             metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
             metadata |= {"num_transitions": len(obs), "expert_labels": len(obs)} | (policy.fit(obs, actions) or {})
             metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
-        run = Path(args.run_dir) / f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
+        run = Path(args.run_dir) / re.sub("[:/]", "-", f"{args.env_id}__{algorithm}__{args.seed}__{int(time.time())}")
         run.mkdir(parents=True)
     except (ValueError, OSError) as error:
         fail(f"--run-dir {args.run_dir} cannot be written: {error}" if isinstance(error, OSError) else error)

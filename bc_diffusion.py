@@ -13,6 +13,7 @@ policy has the lowest held-out loss. At test time (3) draws `horizon` actions an
 
 import json
 import math
+import re
 import signal
 import sys
 import time
@@ -29,7 +30,6 @@ import torch.nn as nn
 import tyro
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -97,7 +97,7 @@ class Policy(nn.Module):
         layers = [layer for size in pairwise(sizes) for layer in (nn.Linear(*size), nn.GELU())]
         self.net = nn.Sequential(*layers, nn.Linear(hidden, args.horizon * self.D))
         warm_up = lambda old, new, n: old.lerp(new, 1 - min(args.ema_decay, (1 + n) / (10 + n)))  # noqa: E731
-        self.ema = AveragedModel(self.net, avg_fn=warm_up).requires_grad_(False)
+        self.ema = torch.optim.swa_utils.AveragedModel(self.net, avg_fn=warm_up).requires_grad_(False)
         self.queues = []  # for each environment, what remains of its chunk
 
     def fit(self, obs, actions):
@@ -234,7 +234,7 @@ def main(args):
             metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
             metadata |= {"num_transitions": len(obs), "expert_labels": len(obs)} | (policy.fit(obs, actions) or {})
             metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
-        run = Path(args.run_dir) / f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
+        run = Path(args.run_dir) / re.sub("[:/]", "-", f"{args.env_id}__{algorithm}__{args.seed}__{int(time.time())}")
         run.mkdir(parents=True)
     except (ValueError, OSError) as error:
         fail(f"--run-dir {args.run_dir} cannot be written: {error}" if isinstance(error, OSError) else error)

@@ -15,6 +15,7 @@ Discrete ones. pi_i starts from the weights of pi_(i-1) with a fresh optimiser, 
 
 import json
 import math
+import re
 import signal
 import sys
 import time
@@ -254,7 +255,7 @@ def main(args):
             metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
             metadata |= {"num_transitions": 0, "expert_labels": 0, "train_seconds": 0.0, "rounds": []}
             metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
-        name = f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
+        name = re.sub("[:/]", "-", f"{args.env_id}__{algorithm}__{args.seed}__{int(time.time())}")
         run = Path(resume or Path(args.run_dir) / name)
         run.mkdir(parents=True, exist_ok=bool(resume))
     except (ValueError, OSError) as error:

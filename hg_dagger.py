@@ -14,6 +14,7 @@ the road by look-ahead, elsewhere by disagreement, or human: a held key takes ov
 
 import json
 import math
+import re
 import signal
 import sys
 import time
@@ -137,8 +138,7 @@ def fail(message, status=2):
 def drive(envs, policy, gate, num_episodes, seed):
     """Episodes one after another, the expert acting where the gate says so (1); without a gate the novice alone.
 
-    obs (T, obs_dim), actions (T, act_dim), and (T,) each: control, the expert's; taken, where it took over; doubt; and
-    near, at most ten steps from the end of an episode that ends without success, and not by its time limit.
+    obs (T, obs_dim), actions (T, act_dim), and (T,) each: control by the expert, taken over, doubt, near a failure.
     """
     device, controls, steps = next(policy.parameters()).device, [], []
 
@@ -161,7 +161,7 @@ def drive(envs, policy, gate, num_episodes, seed):
     episode, obs, actions, control, failure = (column[order] for column in columns)
     taken = control & ((np.diff(episode, prepend=-1) > 0) | ~np.roll(control, 1))
     end = np.searchsorted(episode, episode, side="right")  # of the episode that each state belongs to
-    near = failure[end - 1] & (end - np.arange(len(end)) <= 10)
+    near = failure[end - 1] & (end - np.arange(len(end)) <= 10)  # at most ten steps before it fails
     doubt = policy.doubt(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
     return obs, actions, control, taken, doubt, near
 
@@ -277,7 +277,7 @@ def main(args):
             metadata |= {"num_transitions": 0, "expert_labels": 0, "train_seconds": 0.0, "rounds": [], "doubts": []}
             metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
         human = HumanGate(args.env_id) if args.gate == "human" and not args.checkpoint else None
-        name = f"{args.env_id.replace(':', '-')}__{algorithm}__{args.seed}__{int(time.time())}"
+        name = re.sub("[:/]", "-", f"{args.env_id}__{algorithm}__{args.seed}__{int(time.time())}")
         run = Path(resume or Path(args.run_dir) / name)
         run.mkdir(parents=True, exist_ok=bool(resume))
     except (ValueError, OSError) as error:

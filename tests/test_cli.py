@@ -113,10 +113,10 @@ def test_module_environment_and_callable_expert(tmp_path):
         "    def step(self, action):\n"
         "        self.t += 1\n"
         "        return self.np_random.normal(size=2), -abs(float(action[0]) - 2), self.t == 10, False, {}\n"
-        "gym.register('Mine-v0', Env)\n"
+        "gym.register('own/Mine-v0', lambda: Env())\n"
         "def expert(obs): return np.full((len(obs), 1), 2.0)\n"
     )
-    flags = ["--env-id", "mine:Mine-v0", "--expert", "mine:expert", "--num-updates", "50", "--eval-episodes", "5"]
+    flags = ["--env-id", "mine:own/Mine-v0", "--expert", "mine:expert", "--num-updates", "50", "--eval-episodes", "5"]
     done = run("bc_mse", *flags, cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}:{tmp_path}"})
     assert done.returncode == 0, done.stderr
     _, results = results_in(tmp_path / "runs")
