@@ -9,7 +9,7 @@ Kelly, Sidrane, Driggs-Campbell & Kochenderfer, "HG-DAgger: Interactive Imitatio
 The novice is the mean of networks that differ in their initial weights. Where doubt < tau it can be trusted, which is
 not the gate; results.json counts the states near failure on both sides. The gate (experts/gates.py) is simulated, on
 the road by look-ahead, elsewhere by disagreement, or human: a held key takes over. The rest is as in dagger.py.
-    python hg_dagger.py --env-id Hopper-v4 --num-rounds 8 --num-demos 1 --label-every 10  # 0.992, 624 labels
+    python hg_dagger.py --env-id Hopper-v4 --num-rounds 10 --num-demos 1 --label-every 10
 """
 
 import json
@@ -138,7 +138,7 @@ def fail(message, status=2):
 def drive(envs, policy, gate, num_episodes, seed):
     """Episodes one after another, the expert acting where the gate says so (1); without a gate the novice alone.
 
-    obs (T, obs_dim), actions (T, act_dim), and (T,) each: control by the expert, taken over, doubt, near a failure.
+    obs (T, obs_dim), actions (T, act_dim), and (T,) each: rewards, expert's control, taken over, doubt, near a failure.
     """
     device, controls, steps = next(policy.parameters()).device, [], []
 
@@ -150,20 +150,20 @@ def drive(envs, policy, gate, num_episodes, seed):
         return np.where(control.reshape(-1, *[1] * (actions.ndim - 1)), labels, actions)
 
     act.reset, player = getattr(gate, "reset", None), gate.expert if isinstance(gate, OpenGate) else act
-    for episode, obs, actions, _, _, infos in rollout(envs, player, num_episodes, seed):
+    for episode, obs, actions, rewards, _, infos in rollout(envs, player, num_episodes, seed):
         control = controls.pop() if controls else np.ones(len(obs), bool)
         failure = infos["terminated"] & ~np.array(infos.get("is_success", np.zeros(len(obs))), bool)
-        steps.append((episode, obs, actions.reshape(len(obs), -1), control, failure))
+        steps.append((episode, obs, actions.reshape(len(obs), -1), rewards, control, failure))
         if gate and gate.closed:
             break
     columns = [np.concatenate(column) for column in zip(*steps, strict=True)]
     order = np.argsort(columns[0], kind="stable")[: (columns[0] < num_episodes).sum()]
-    episode, obs, actions, control, failure = (column[order] for column in columns)
+    episode, obs, actions, rewards, control, failure = (column[order] for column in columns)
     taken = control & ((np.diff(episode, prepend=-1) > 0) | ~np.roll(control, 1))
     end = np.searchsorted(episode, episode, side="right")  # of the episode that each state belongs to
     near = failure[end - 1] & (end - np.arange(len(end)) <= 10)  # at most ten steps before it fails
     doubt = policy.doubt(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
-    return obs, actions, control, taken, doubt, near
+    return obs, actions, rewards, control, taken, doubt, near
 
 
 def evaluate(envs, policy, num_episodes, seed):
@@ -299,7 +299,7 @@ def main(args):
         visited = make_envs(env_id, min(args.num_envs, episodes))
         rule = SimulatedGate(visited, expert, policy, args.gate_enter, args.gate_steps)
         gate = OpenGate(visited, expert) if number == 0 else human.begin(run, number) if human else rule
-        states, labels, control, taken, doubt, _ = drive(gate.envs, policy, gate, episodes, seed)
+        states, labels, _, control, taken, doubt, _ = drive(gate.envs, policy, gate, episodes, seed)
         metadata["doubts"] += doubt[taken].tolist() if number > 0 else []
         new = gate.corrections() if gate is human else (states[control], labels[control])
         new = (torch.as_tensor(x[:: args.label_every], dtype=torch.float32, device=device) for x in new)
@@ -312,9 +312,13 @@ def main(args):
         metadata["train_seconds"] += time.perf_counter() - begin
         metadata["updates_per_second"] = num_updates * (number + 1) / metadata["train_seconds"]
         metadata["num_transitions"] = metadata["expert_labels"] = len(obs)
-        mean = evaluate(envs, policy, args.num_envs, eval_seed)["return_mean"]
-        line = {"expert_labels": len(obs), "return_mean": mean, "loss": loss, "expert_share": control.mean()}
+        line = {"expert_labels": len(obs), "loss": loss, "expert_share": control.mean()}
         line |= {"corrections": int(taken.sum()), "correction_steps": control.sum() / max(1, taken.sum())}
+        metadata["tau"] = np.mean(metadata["doubts"][-math.ceil(len(metadata["doubts"]) / 4) :] or 0.0)  # (3)
+        _, _, rewards, _, _, doubt, near = drive(envs, policy, None, args.num_envs, eval_seed)
+        for side, mask in (("inside", doubt < metadata["tau"]), ("outside", doubt >= metadata["tau"])):
+            line |= {f"states_{side}": int(mask.sum()), f"near_failure_{side}": int((mask & near).sum())}
+        line["return_mean"] = mean = rewards.sum() / args.num_envs
         metadata["rounds"].append(line)
         save(run, policy, obs, actions, metadata)
         for name, value in metadata["rounds"][-1].items():
@@ -323,10 +327,6 @@ def main(args):
         if human and human.closed:
             break
     progress.close()
-    metadata["tau"] = np.mean(metadata["doubts"][-math.ceil(len(metadata["doubts"]) / 4) :] or 0.0)  # (3)
-    *_, doubt, near = drive(envs, policy, None, args.eval_episodes, eval_seed)
-    sides = {"inside": doubt < metadata["tau"], "outside": doubt >= metadata["tau"]}
-    metadata["risk"] = {side: [int(mask.sum()), int((mask & near).sum())] for side, mask in sides.items()}
     results = metadata | evaluate(envs, policy, args.eval_episodes, eval_seed)
     worst, best, mean = results["random_return"], results["expert_return"], results["return_mean"]
     results |= {"normalized_return": (mean - worst) / (best - worst), "total_seconds": time.time() - start}

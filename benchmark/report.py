@@ -72,6 +72,15 @@ def prices():
     return "\n".join(rows) + "\n"
 
 
+def risks(results):
+    """Of the states that the novices visited after each round, near failure and in all: where doubt < tau, and not."""
+    lines = [line for result in results for line in result["rounds"][1:] if "states_inside" in line]
+    return [
+        [sum(line[f"{kind}_{side}"] for line in lines) for kind in ("near_failure", "states")]
+        for side in ("inside", "outside")
+    ]
+
+
 def closed():
     """The table of the closed loop: the labels, and who chose the states."""
     rows = [
@@ -86,13 +95,14 @@ def closed():
             scores = [result["normalized_return"] for result in results]
             success = f"{mean_of(results, 'success_rate'):.1%}" if "success_rate" in results[0] else ""
             shares, risk = "", ""
-            if "risk" in results[0]:
+            if script.startswith("hg_dagger"):
                 shares = np.mean(
                     [[line["expert_share"] for line in result["rounds"][1:]] for result in results], axis=0
                 )
                 shares = ", ".join(f"{share:.1%}" for share in shares[[0, 1, 2, 4, -1]])
-                sides = [np.sum([result["risk"][side] for result in results], axis=0) for side in ("inside", "outside")]
-                risk = " / ".join(f"{failing:,} of {states:,}" for states, failing in sides)
+                risk = " / ".join(
+                    f"{near:,} of {states:,} ({near / states:.1%})" for near, states in risks(results) if states
+                )
             labels = mean_of(results, "expert_labels")
             rows.append(
                 f"| `{env_id}` | `{script.replace(' ', '.py ', 1)}` | {labels:,.0f} "

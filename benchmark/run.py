@@ -41,7 +41,7 @@ ROWS |= {"LaneChange-v0": [*SCRIPTS, SAMPLED], "Slalom-v0": [*SCRIPTS, SAMPLED],
 
 # The closed loop: few labels, and who chooses the states that get them. Behaviour cloning is DAgger without rounds, on
 # as little as DAgger begins with, and on about as many labels as it ends with, or more.
-LABELS = {"Hopper-v4": (10, 8, 24), "Walker2d-v4": (5, 12, 20)}  # every n-th of an episode's labels, rounds, episodes
+LABELS = {"Hopper-v4": (10, 10, 30), "Walker2d-v4": (5, 12, 20)}  # every n-th of an episode's labels, rounds, episodes
 CLOSED = {
     env_id: [
         f"dagger --num-rounds 0 --num-demos 1 --label-every {every}",
@@ -66,7 +66,7 @@ CLOSED["LaneChangeDisturbed-v0"] = [
     f"hg_dagger --episodes-per-round 20 {DISTURBED}",
 ]
 CLOSED["LaneChange-v0"] = [f"dagger --episodes-per-round 20 {SMALL}"]  # two modes: no loop mends squared loss
-GRIDS = {"offline": (ROWS, FLAGS, (4, 5, 6)), "closed": (CLOSED, dict.fromkeys(CLOSED, ()), (11, 12, 13))}
+GRIDS = {"offline": (ROWS, FLAGS, (4, 5, 6)), "closed": (CLOSED, dict.fromkeys(CLOSED, ()), (11, 12, 13, 14, 15))}
 
 
 @dataclass

@@ -37,11 +37,11 @@ class SimulatedGate:
     """Takes over where the novice is about to err seriously, by a rule with hysteresis.
 
     On the driving environments: where the novice, left alone, would hit something or leave the road within the next
-    three decisions; it hands back as soon as that is not so. Elsewhere: where the running mean of the disagreement, at
-    a rate of 1 / `steps`, exceeds `enter`; it hands back after `steps` steps in a row with less than half of that. The
-    disagreement is the root mean square difference of the actions, in standard deviations of the labels so far, or 0
-    or 1 for categories: there 0.5 takes four steps in a row. The expert is asked at each step, but only what it does in
-    control becomes a label.
+    three decisions. Elsewhere: where the running mean of the disagreement, at a rate of 1 / `steps`, exceeds `enter`.
+    It hands back after `steps` steps in a row without such danger, or with less than half of that disagreement, which
+    is the root mean square difference of the actions, in standard deviations of the labels so far, or 0 or 1 for
+    categories: there 0.5 takes four steps in a row. The expert is asked at each step, but only what it does in control
+    becomes a label.
     """
 
     closed = False
@@ -63,14 +63,16 @@ class SimulatedGate:
         if hasattr(self.envs.envs[0].unwrapped, "ends_badly"):
             device = self.policy.obs_moments.device
             novice = lambda obs: self.policy.act(torch.as_tensor(obs, device=device)).cpu().numpy()  # noqa: E731
-            return actions, np.array([env.unwrapped.ends_badly(novice, LOOK_AHEAD) for env in self.envs.envs])
-        if self.discrete:
-            differs = (actions != proposed).astype(float)
+            errs = enters = np.array([env.unwrapped.ends_badly(novice, LOOK_AHEAD) for env in self.envs.envs])
         else:
-            differs = np.sqrt(np.square((actions - proposed) / self.std).mean(-1))
-        self.mean += (differs - self.mean) / self.steps
-        self.calm = np.where(differs < self.enter / 2, self.calm + 1, 0)
-        self.control = (self.calm < self.steps) & (self.control | (self.mean > self.enter))
+            if self.discrete:
+                differs = (actions != proposed).astype(float)
+            else:
+                differs = np.sqrt(np.square((actions - proposed) / self.std).mean(-1))
+            self.mean += (differs - self.mean) / self.steps
+            errs, enters = differs >= self.enter / 2, self.mean > self.enter
+        self.calm = np.where(errs, 0, self.calm + 1)
+        self.control = (self.calm < self.steps) & (self.control | enters)
         return actions, self.control
 
 

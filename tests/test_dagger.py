@@ -92,10 +92,11 @@ def test_only_what_the_expert_did_in_control_is_marked_as_a_label():
 
     policy = policy_for(hg_dagger, "CartPole-v1")
     policy.act = lambda obs: torch.zeros(len(obs), 1)
-    obs, actions, control, taken, doubt, near = hg_dagger.drive(make_envs("CartPole-v1", 3), policy, EveryThird(), 5, 0)
+    envs = make_envs("CartPole-v1", 3)
+    obs, actions, rewards, control, taken, doubt, near = hg_dagger.drive(envs, policy, EveryThird(), 5, 0)
     assert np.array_equal(actions[:, 0] == 1, control) and 0.2 < control.mean() < 0.4
     assert np.array_equal(taken, control)  # each correction is one step long
-    assert len(obs) == len(doubt) == len(near)
+    assert len(obs) == len(doubt) == len(near) == rewards.sum()
 
 
 def test_a_take_over_is_the_first_step_of_a_correction_in_its_episode():
@@ -107,7 +108,7 @@ def test_a_take_over_is_the_first_step_of_a_correction_in_its_episode():
 
     envs, policy = make_envs("CartPole-v1", 2), policy_for(hg_dagger, "CartPole-v1")
     lengths = play(lambda obs: np.ones(len(obs), np.int64), "CartPole-v1", 4, 0).astype(int)
-    _, _, control, taken, _, _ = hg_dagger.drive(envs, policy, Always(), 4, 0)
+    _, _, _, control, taken, _, _ = hg_dagger.drive(envs, policy, Always(), 4, 0)
     assert control.all() and np.flatnonzero(taken).tolist() == [0, *lengths.cumsum()[:-1]]
 
 
@@ -144,6 +145,16 @@ def test_the_look_ahead_sees_the_obstacle_and_moves_nothing():
     straight, left = (lambda obs, y=y: np.array([[y, 0.0]]) for y in (0.0, 0.9))
     assert not env.ends_badly(straight, 3) and env.ends_badly(straight, 5) and not env.ends_badly(left, 9)
     assert env.x == 0.0 and not env.crashed and len(env.trail) == 1
+
+
+def test_on_the_road_the_simulated_gate_takes_over_at_once_and_stays_until_the_danger_is_past(monkeypatch):
+    envs, dangers = make_envs("LaneChange-v0", 1), [0, 1, 0, 0, 1, 0, 0, 0, 0]
+    policy = SimpleNamespace(action_moments=torch.ones(2, 2), obs_moments=torch.ones(2, 4))
+    gate = gates.SimulatedGate(envs, load_expert("LaneChange-v0"), policy, 0.1, 3)
+    gate.reset(np.ones(1, bool))
+    monkeypatch.setattr(envs.envs[0].unwrapped, "ends_badly", lambda *_: bool(dangers.pop(0)))
+    control = [bool(gate(np.zeros((1, 4)), np.zeros((1, 2)))[1][0]) for _ in range(9)]
+    assert control == [False, True, True, True, True, True, True, False, False]
 
 
 def test_doubt_is_the_norm_of_the_ensembles_variances():
@@ -192,7 +203,10 @@ def test_end_to_end_from_a_short_demonstration(script, tmp_path):
     if script == "hg_dagger":
         assert rounds[-1]["expert_share"] < 0.3 * rounds[1]["expert_share"] and results["tau"] > 0
         assert all(line["correction_steps"] > 3 for line in rounds[1:] if line["corrections"] > 9)  # no flicker
-        assert sum(states for states, _ in results["risk"].values()) == sum(results["eval_returns"])
+        for line in rounds:
+            assert line["states_inside"] + line["states_outside"] == pytest.approx(20 * line["return_mean"])
+            assert line["near_failure_inside"] + line["near_failure_outside"] <= 200
+        assert rounds[0]["states_inside"] == 0 < rounds[-1]["states_inside"]  # no doubt was recorded before round 1
     assert len(list((directory / "videos").glob("*.mp4"))) == 3
     again = run(
         script, *CARTPOLE, "--checkpoint", str(directory / "policy.safetensors"), "--run-dir", "b", cwd=tmp_path
@@ -242,7 +256,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(uninterrupted, moment, number
     resumed = run(script, "--resume", str(directory), cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     _, results = results_in(tmp_path / "runs")
-    for key in ("eval_returns", "rounds", "expert_labels", "tau", "risk"):
+    for key in ("eval_returns", "rounds", "expert_labels", "tau"):
         assert results.get(key) == expected.get(key), key
 
 
