@@ -183,6 +183,10 @@ def make_envs(env_id, num_envs, limit=None, **kwargs):
         return env if env.spec.max_episode_steps else Limit(env, LIMITS[env_id])
 
     gym.logger.min_level = gym.logger.ERROR  # that a -v4 id has a successor is no news to who asked for it
+    if env_id in gym.registry and "mujoco" in str(gym.registry[env_id].entry_point):
+        import mujoco  # of its warnings, those about the syntax of Gymnasium's own models are none of the user's
+
+        mujoco.set_mju_user_warning(lambda text: "deprecated" in text or print(f"MuJoCo: {text}", file=sys.stderr))
     try:
         vector, wrappers = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}, [limited, *kwargs.pop("wrappers", ())]
         envs = gym.make_vec(env_id, num_envs, "sync", vector, wrappers, **kwargs)

@@ -1,5 +1,6 @@
 """The shipped experts: their files, their returns, and how they are loaded."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -49,6 +50,14 @@ def test_expert_is_a_batched_callable_that_says_what_made_it(env_id):
         "gymnasium",
     }
     assert keys <= expert.metadata.keys() and expert.metadata["env_id"] == env_id
+
+
+def test_making_environments_says_nothing_and_leaves_nothing(tmp_path):
+    code = "from experts import make_envs; make_envs('HalfCheetah-v4', 2).reset(seed=[0, 1])"
+    environment = os.environ | {"PYTHONPATH": str(experts.WEIGHTS.parent.parent)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == "" and not list(tmp_path.iterdir())
 
 
 def test_unknown_environment_lists_what_there_is_and_how_to_bring_one():
