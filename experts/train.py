@@ -47,6 +47,7 @@ class Args:
     env_id: str = "Hopper-v4"  # one of RECIPES
     seed: int = 0
     total_steps: int | None = None  # environment steps; the recipe's own where not given
+    weights_of: str | None = None  # train nothing: measure and ship the expert of this environment, such as the -v4
     work_dir: Path = Path("runs/experts")  # checkpoints, curve and the state from which to continue
 
 
@@ -76,8 +77,8 @@ def export(model, path, metadata):
     save_file(tensors, path, {key: str(value) for key, value in metadata.items()})
 
 
-def ship(run, env_id, seed, total_steps):
-    """Choose among the checkpoints by 100 episodes each and write the weights with what 100 other episodes returned."""
+def choose(run, env_id):
+    """Of the checkpoints, the one whose 100 episodes have the best mean minus standard deviation, and its hours."""
     curve = [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
     scores = {}
     for candidate in sorted(curve, key=lambda line: line["mean"] - line["std"])[-5:]:
@@ -85,29 +86,39 @@ def ship(run, env_id, seed, total_steps):
         scores[candidate["steps"]] = returns.mean() - returns.std()
         print(f"selection: {candidate['steps']:,} steps: {returns.mean():.1f} ± {returns.std():.1f}", flush=True)
     steps = max(scores, key=scores.get)
-    expert = NeuralExpert(run / f"{steps}.safetensors")
+    hours = next(line["hours"] for line in curve if line["steps"] == steps)
+    return NeuralExpert(run / f"{steps}.safetensors"), round(hours, 2)
+
+
+def ship(expert, env_id, hours, arguments):
+    """Write the weights with what 100 episodes returned, on seeds that nothing was chosen on."""
     returns = play(expert, env_id, 100, seed=10_000)
     space = gym.make(env_id).action_space
     space.seed(0)
     random = play(lambda obs: np.stack([space.sample() for _ in obs]), env_id, 100, seed=10_000)
     metadata = expert.metadata | {
+        "env_id": env_id,
         "return_mean": returns.mean(),
         "return_std": returns.std(),
         "return_min": returns.min(),
         "random_return": random.mean(),
-        "train_hours": round(next(line["hours"] for line in curve if line["steps"] == steps), 2),
-        "command": f"python -m experts.train --env-id {env_id} --seed {seed} --total-steps {total_steps}",
+        "train_hours": hours,
+        "command": f"python -m experts.train --env-id {env_id} {arguments}",
         **{name: version(name) for name in ("sbx-rl", "jax", "gymnasium", "mujoco")},
     }
     WEIGHTS.mkdir(exist_ok=True)
     tensors = {name: tensor.numpy() for name, tensor in expert.tensors.items()}
     save_file(tensors, WEIGHTS / f"{env_id}.safetensors", {key: str(value) for key, value in metadata.items()})
-    print(f"{env_id}: {returns.mean():.1f} ± {returns.std():.1f}, min {returns.min():.1f} at {steps:,} steps")
+    print(f"{env_id}: {returns.mean():.1f} ± {returns.std():.1f}, min {returns.min():.1f}; {metadata['steps']} steps")
 
 
 def main(args):
     gym.logger.min_level = gym.logger.ERROR
     torch.set_num_threads(1)
+    if args.weights_of:
+        expert = NeuralExpert(WEIGHTS / f"{args.weights_of}.safetensors")
+        ship(expert, args.env_id, expert.metadata["train_hours"], f"--weights-of {args.weights_of}")
+        return
     recipe, run = RECIPES[args.env_id], args.work_dir / f"{args.env_id}__{args.seed}"
     run.mkdir(parents=True, exist_ok=True)
     model, start, hours = build(recipe, args.env_id, args.seed, run), time.time(), 0.0
@@ -130,7 +141,8 @@ def main(args):
         model.get_env().save(str(run / "normalizer.pkl"))
         model.save(run / "state.tmp.zip")
         (run / "state.tmp.zip").replace(run / "state.zip")
-    ship(run, args.env_id, args.seed, total_steps)
+    expert, hours = choose(run, args.env_id)
+    ship(expert, args.env_id, hours, f"--seed {args.seed} --total-steps {total_steps}")
 
 
 if __name__ == "__main__":

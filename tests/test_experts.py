@@ -12,7 +12,20 @@ import pytest
 import experts
 
 SHIPPED = sorted(path.stem for path in experts.WEIGHTS.glob("*.safetensors"))
-FLOORS = {"Hopper-v4": 3500, "Walker2d-v4": 5500, "HalfCheetah-v4": 11_000, "Ant-v4": 5500, "CartPole-v1": 500}
+LOCOMOTION = {"Hopper": 3500, "Walker2d": 5500, "HalfCheetah": 11_000, "Ant": 5500, "Humanoid": 6200}
+FLOORS = {f"{name}-{version}": floor for name, floor in LOCOMOTION.items() for version in ("v4", "v5")} | {
+    "CartPole-v1": 500,
+    "Acrobot-v1": -85,
+    "LunarLander-v3": 240,
+    "LunarLanderContinuous-v3": 270,
+    "Swimmer-v4": 340,
+    "InvertedPendulum-v4": 1000,
+    "InvertedDoublePendulum-v4": 9300,
+    "Reacher-v4": -4.5,
+    "Pendulum-v1": -160,
+    "MountainCarContinuous-v0": 93,
+    "BipedalWalker-v3": 300,
+}
 
 
 def test_hopper_is_among_them():
@@ -28,7 +41,8 @@ def test_expert_reaches_its_recorded_return(env_id):
     returns = experts.play(expert, env_id, 10, seed=50_000)
     assert returns.mean() > recorded - 0.05 * span
     assert recorded >= FLOORS[env_id]
-    assert float(expert.metadata["return_std"]) <= 0.05 * recorded
+    if env_id.split("-")[0] in LOCOMOTION:  # that is, it does not fall
+        assert float(expert.metadata["return_std"]) <= (0.1 if "Humanoid" in env_id else 0.05) * recorded
 
 
 @pytest.mark.parametrize("env_id", SHIPPED)
