@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -123,6 +124,13 @@ def test_module_environment_and_callable_expert(tmp_path):
     assert results["expert_return"] == 0.0 and results["normalized_return"] > 0.9
 
 
+class Evil:
+    """Once it is pickled, loading it makes a directory."""
+
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
 def refusal(script, flags, directory, capsys):
     """What the script says to wrong input: status 2, at most two lines, and nothing new in the directory."""
     module, before = importlib.import_module(script), sorted(directory.iterdir())
@@ -152,6 +160,10 @@ SHARED = {  # of all seven scripts
     "unwritable run directory": (["--run-dir", "file/runs"], "--run-dir file/runs"),
     "absent checkpoint": (["--checkpoint", "nothing.safetensors"], "--checkpoint nothing.safetensors"),
     "checkpoint that is no safetensors file": (["--checkpoint", "file"], "--checkpoint file"),
+    "checkpoint that is code in disguise": (
+        ["--checkpoint", "evil.safetensors"],
+        "--checkpoint evil.safetensors is not",
+    ),
     "truncated checkpoint": (["--checkpoint", "truncated.safetensors"], "--checkpoint truncated.safetensors"),
     "checkpoint of another algorithm": (["--checkpoint", "foreign.safetensors"], "made with {'algorithm': 'other'"),
     "checkpoint of another environment": (["--checkpoint", "elsewhere.safetensors"], "'env_id': 'Hopper-v4'"),
@@ -200,6 +212,7 @@ def test_wrong_input_is_answered_in_two_lines_and_leaves_nothing(name, tmp_path,
         "def nan(obs): return np.full((len(obs), 2), np.nan)\n"
         "def large(obs): return np.full((len(obs), 2), 7.0)\n"
     )
+    (tmp_path / "evil.safetensors").write_bytes(pickle.dumps(Evil()))
     metadata = {"algorithm": script, "env_id": "LaneChange-v0"}
     for file, other in (("shape", {}), ("foreign", {"algorithm": "other"}), ("elsewhere", {"env_id": "Hopper-v4"})):
         text = {"metadata": json.dumps(metadata | other)}

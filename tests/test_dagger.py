@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 import dagger
 import hg_dagger
 from experts import gates, load_expert, make_envs, play
-from tests.test_cli import ROOT, STABLE_KEYS, refusal, results_in, run
+from tests.test_cli import ROOT, STABLE_KEYS, Evil, refusal, results_in, run
 
 SCRIPTS = ["dagger", "hg_dagger"]
 CARTPOLE = ["--env-id", "CartPole-v1", "--num-demos", "1", "--label-every", "20", "--eval-episodes", "10"]
@@ -287,6 +288,14 @@ def test_wrong_input_is_answered_in_two_lines_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     assert expected in refusal(script, [*ROAD, *flags], tmp_path, capsys)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_resuming_never_runs_code(script, tmp_path, monkeypatch, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state.safetensors").write_bytes(pickle.dumps(Evil()))
+    monkeypatch.chdir(tmp_path)
+    assert "--resume run is not a run that can go on" in refusal(script, ["--resume", "run"], tmp_path, capsys)
 
 
 @pytest.fixture
