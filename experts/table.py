@@ -16,6 +16,7 @@ PUBLISHED = {  # best mean return in rl-zoo3's benchmark.md or CleanRL's documen
     "Ant-v4": "5813 (TD3, rl-zoo3, v3)",
     "Humanoid-v4": "7239 (TQC, rl-zoo3, v3)",
     "CartPole-v1": "500 (several, rl-zoo3)",
+    "Acrobot-v1": "-74 (PPO, rl-zoo3)",
 }
 
 
