@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 import bc_mog
 from benchmark import report
-from experts import table
+from experts import make_envs, table
 
 
 def test_readme_shows_the_committed_results():
@@ -28,9 +28,24 @@ def test_experts_readme_shows_the_shipped_weights():
     assert table.BEGIN in text and table.updated(text) == text
 
 
+def python_in_readme(word):
+    """The block of Python that has the word."""
+    blocks = re.findall(r"```python\n(.*?)```", (report.ROOT / "README.md").read_text(), re.DOTALL)
+    (lines,) = (block for block in blocks if word in block)
+    return lines
+
+
+def test_the_lines_that_give_an_environment_an_id_work(tmp_path, monkeypatch):
+    lines = python_in_readme("gym.register").replace('"MyEnv-v0", size=5', '"Blackjack-v1", natural=True')
+    (tmp_path / "my_module.py").write_text(lines)
+    monkeypatch.syspath_prepend(tmp_path)
+    envs = make_envs("my_module:Flat-v0", 2, render_mode="rgb_array")
+    assert envs.single_observation_space.shape == (45,) and envs.reset(seed=[0, 1])[0].shape == (2, 45)
+
+
 def test_the_lines_that_load_a_policy_work(tmp_path, monkeypatch):
     monkeypatch.setattr(gym.logger, "min_level", gym.logger.ERROR)  # that Hopper-v4 has a successor
-    (lines,) = re.findall(r"```python\n(.*?load_file.*?)```", (report.ROOT / "README.md").read_text(), re.DOTALL)
+    lines = python_in_readme("load_file")
     env = gym.make("Hopper-v4")
     policy = bc_mog.Policy(bc_mog.Args(), env.observation_space, env.action_space)
     save_file(policy.state_dict(), tmp_path / "policy.safetensors")
