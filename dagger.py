@@ -52,7 +52,7 @@ class Args:
     hidden_dim: int = 256  # width of the hidden layers
     eval_episodes: int = 50  # episodes of the final evaluation
     num_envs: int = 20  # environments stepped side by side
-    max_episode_steps: int | None = None  # where the environment sets no limit of its own; otherwise 1,000 there
+    max_episode_steps: int | None = None  # limit where the environment sets none itself; 1,000 if not given
     device: str = "auto"  # auto, cpu or cuda
     num_threads: int = 1  # more are slower for networks of this size
     capture_video: bool = False  # record three episodes of the final policy

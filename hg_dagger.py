@@ -52,7 +52,7 @@ class Args:
     hidden_dim: int = 256  # width of the hidden layers
     eval_episodes: int = 50  # episodes of the final evaluation
     num_envs: int = 20  # environments stepped side by side
-    max_episode_steps: int | None = None  # where the environment sets no limit of its own; otherwise 1,000 there
+    max_episode_steps: int | None = None  # limit where the environment sets none itself; 1,000 if not given
     device: str = "auto"  # auto, cpu or cuda
     num_threads: int = 1  # more are slower for networks of this size
     capture_video: bool = False  # record three episodes of the final policy
@@ -321,7 +321,7 @@ def main(args):
         line["return_mean"] = mean = rewards.sum() / args.num_envs
         metadata["rounds"].append(line)
         save(run, policy, obs, actions, metadata)
-        for name, value in metadata["rounds"][-1].items():
+        for name, value in line.items():
             writer.add_scalar(f"round/{name}", value, len(obs))
         progress.set_postfix({"round": number, "labels": len(obs), "last_return": f"{mean:.2f}"})
         if human and human.closed:

@@ -40,7 +40,6 @@ RECIPES = {
     "Walker2d-v4": DEFAULT | dict(total_steps=5_000_000),
     "HalfCheetah-v4": DEFAULT | dict(ent_coef=0.005, total_steps=20_000_000),  # without: below 10,200
     "InvertedPendulum-v4": DEFAULT | dict(n_steps=128, total_steps=500_000, checkpoint_every=50_000),
-    "InvertedDoublePendulum-v4": DEFAULT | dict(total_steps=2_000_000, checkpoint_every=100_000),
     "Acrobot-v1": DEFAULT | dict(n_steps=128, total_steps=1_000_000, checkpoint_every=50_000),
     "CartPole-v1": DEFAULT | dict(n_envs=8, n_steps=128, batch_size=256, total_steps=300_000, checkpoint_every=25_000),
 }
