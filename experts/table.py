@@ -17,6 +17,10 @@ PUBLISHED = {  # best mean return in rl-zoo3's benchmark.md or CleanRL's documen
     "Humanoid-v4": "7239 (TQC, rl-zoo3, v3)",
     "CartPole-v1": "500 (several, rl-zoo3)",
     "Acrobot-v1": "-74 (PPO, rl-zoo3)",
+    "LunarLander-v3": "242 (PPO, rl-zoo3, v2)",
+    "LunarLanderContinuous-v3": "278 (TQC, rl-zoo3, v2)",
+    "BipedalWalker-v3": "330 (TQC, rl-zoo3)",
+    "Pendulum-v1": "-151 (TQC, rl-zoo3)",
 }
 
 

@@ -41,6 +41,10 @@ RECIPES = {
     "HalfCheetah-v4": DEFAULT | dict(ent_coef=0.005, total_steps=20_000_000),  # without: below 10,200
     "InvertedPendulum-v4": DEFAULT | dict(n_steps=128, total_steps=500_000, checkpoint_every=50_000),
     "Acrobot-v1": DEFAULT | dict(n_steps=128, total_steps=1_000_000, checkpoint_every=50_000),
+    "LunarLander-v3": DEFAULT | dict(gamma=0.999, gae_lambda=0.98, total_steps=2_000_000, checkpoint_every=100_000),
+    "Pendulum-v1": DEFAULT
+    | dict(n_steps=256, gamma=0.95, learning_rate=1e-3, total_steps=1_000_000)
+    | dict(checkpoint_every=50_000),
     "CartPole-v1": DEFAULT | dict(n_envs=8, n_steps=128, batch_size=256, total_steps=300_000, checkpoint_every=25_000),
 }
 
