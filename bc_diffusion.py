@@ -59,7 +59,7 @@ class Args:
     checkpoint: str | None = None  # evaluate this policy.safetensors, no training
     # --- Diffusion ---
     num_diffusion_steps: int = 50  # T, in training
-    num_inference_steps: int = 10  # of them, denser where there is less noise, at test time
+    num_inference_steps: int = 6  # of them, denser where there is less noise, at test time
     eta: float = 0.0  # noise of the sampler: 0 is DDIM, 1 is DDPM
     predict_noise: bool = False  # eps, as in the paper, in place of x_0
     ema_decay: float = 0.999  # of the averaged weights
