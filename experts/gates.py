@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from experts import make_envs
 
-LOOK_AHEAD = 3  # decisions
+LOOK_AHEAD = 6  # decisions: from the start of a road past its first obstacle
 KEYS = {  # of Discrete environments, by the names that pygame gives them; elsewhere the digits
     "CartPole": {"left": 0, "right": 1},
     "Acrobot": {"left": 0, "space": 1, "right": 2},
@@ -36,8 +36,8 @@ class OpenGate:
 class SimulatedGate:
     """Takes over where the novice is about to err seriously, by a rule with hysteresis.
 
-    On the driving environments: where the novice, left alone, would hit something or leave the road within the next
-    three decisions. Elsewhere: where the running mean of the disagreement, at a rate of 1 / `steps`, exceeds `enter`.
+    On the driving environments: where the novice, left alone, would hit something or leave the road within the next six
+    decisions. Elsewhere: where the running mean of the disagreement, at a rate of 1 / `steps`, exceeds `enter`.
     It hands back after `steps` steps in a row without such danger, or with less than half of that disagreement, which
     is the root mean square difference of the actions, in standard deviations of the labels so far, or 0 or 1 for
     categories: there 0.5 takes four steps in a row. The expert is asked at each step, but only what it does in control

@@ -6,8 +6,9 @@
 The learning rate and the bonus for entropy fall linearly to zero, in steps of `checkpoint_every`. After each the actor
 is exported to `work_dir` and plays ten episodes. At the end the best few by that brief evaluation play 100 episodes
 each, on seeds of their own; the one with the best mean minus standard deviation is shipped, and its recorded return
-comes from 100 further episodes on other seeds. A run that was stopped continues with the same command. Its state is in
-Stable-Baselines3's own format, a pickle: continue only your own.
+comes from 100 further episodes on other seeds. A run that was stopped continues with the same command, and a finished
+one with more `--total-steps`, perhaps in another variant of the environment. Its state is in Stable-Baselines3's own
+format, a pickle: continue only your own.
 """
 
 import json
@@ -54,14 +55,15 @@ class Args:
     env_id: str = "Hopper-v4"  # one of RECIPES
     seed: int = 0
     total_steps: int | None = None  # environment steps; the recipe's own where not given
+    env_kwargs: str = "{}"  # of the environment in training, as JSON; it is measured as registered
     weights_of: str | None = None  # train nothing: measure and ship the expert of this environment, such as the -v4
     work_dir: Path = Path("runs/experts")  # checkpoints, curve and the state from which to continue
 
 
-def build(recipe, env_id, seed, run):
+def build(recipe, env_id, seed, run, env_kwargs):
     """The model with its environments: new, or as the stopped run in `run` left them."""
     recipe = {key: value for key, value in recipe.items() if key not in ("total_steps", "checkpoint_every")}
-    envs = make_vec_env(env_id, recipe.pop("n_envs"), seed)
+    envs = make_vec_env(env_id, recipe.pop("n_envs"), seed, env_kwargs=env_kwargs)
     if (run / "state.zip").exists():
         return PPO.load(run / "state.zip", env=VecNormalize.load(str(run / "normalizer.pkl"), envs))
     return PPO("MlpPolicy", VecNormalize(envs, gamma=recipe["gamma"]), seed=seed, **recipe)
@@ -85,7 +87,7 @@ def export(model, path, metadata):
 
 
 def choose(run, env_id):
-    """Of the checkpoints, the one whose 100 episodes have the best mean minus standard deviation, and its hours."""
+    """Of the checkpoints, the one whose 100 episodes have the best mean minus standard deviation; hours, arguments."""
     curve = [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
     scores = {}
     for candidate in sorted(curve, key=lambda line: line["mean"] - line["std"])[-5:]:
@@ -93,11 +95,12 @@ def choose(run, env_id):
         scores[candidate["steps"]] = returns.mean() - returns.std()
         print(f"selection: {candidate['steps']:,} steps: {returns.mean():.1f} ± {returns.std():.1f}", flush=True)
     steps = max(scores, key=scores.get)
-    hours = next(line["hours"] for line in curve if line["steps"] == steps)
-    return NeuralExpert(run / f"{steps}.safetensors"), round(hours, 2)
+    lines = [line for line in curve if line["steps"] <= steps]
+    arguments = list(dict.fromkeys(line["arguments"] for line in lines))
+    return NeuralExpert(run / f"{steps}.safetensors"), round(lines[-1]["hours"], 2), arguments
 
 
-def ship(expert, env_id, hours, arguments):
+def ship(expert, hours, arguments, env_id):
     """Write the weights with what 100 episodes returned, on seeds that nothing was chosen on."""
     returns = play(expert, env_id, 100, seed=10_000)
     space = gym.make(env_id).action_space
@@ -110,7 +113,7 @@ def ship(expert, env_id, hours, arguments):
         "return_min": returns.min(),
         "random_return": random.mean(),
         "train_hours": hours,
-        "command": f"python -m experts.train --env-id {env_id} {arguments}",
+        "command": " && ".join(f"python -m experts.train --env-id {env_id} {line}" for line in arguments),
         **{name: version(name) for name in ("sbx-rl", "jax", "gymnasium", "mujoco")},
     }
     WEIGHTS.mkdir(exist_ok=True)
@@ -124,14 +127,17 @@ def main(args):
     torch.set_num_threads(1)
     if args.weights_of:
         expert = NeuralExpert(WEIGHTS / f"{args.weights_of}.safetensors")
-        ship(expert, args.env_id, expert.metadata["train_hours"], f"--weights-of {args.weights_of}")
+        ship(expert, expert.metadata["train_hours"], [f"--weights-of {args.weights_of}"], args.env_id)
         return
     recipe, run = RECIPES[args.env_id], args.work_dir / f"{args.env_id}__{args.seed}"
     run.mkdir(parents=True, exist_ok=True)
-    model, start, hours = build(recipe, args.env_id, args.seed, run), time.time(), 0.0
+    model, start, hours = build(recipe, args.env_id, args.seed, run, json.loads(args.env_kwargs)), time.time(), 0.0
     if model.num_timesteps:
         hours = json.loads((run / "curve.jsonl").read_text().splitlines()[-1])["hours"]
     total_steps = args.total_steps or recipe["total_steps"]
+    arguments = f"--seed {args.seed} --total-steps {total_steps}"
+    if args.env_kwargs != "{}":
+        arguments += f" --env-kwargs '{args.env_kwargs}'"
     while (remaining := 1 - model.num_timesteps / total_steps) > 0:
         model.lr_schedule = lambda _, rate=recipe["learning_rate"] * remaining: rate
         model.ent_coef = recipe["ent_coef"] * remaining
@@ -141,6 +147,7 @@ def main(args):
         export(model, path, {"env_id": args.env_id, "algorithm": "PPO", "steps": steps, "seed": args.seed})
         returns = play(NeuralExpert(path), args.env_id, 10, seed=30_000)
         line = {"steps": steps, "mean": returns.mean(), "std": returns.std(), "min": returns.min()}
+        line["arguments"] = arguments
         line["hours"] = hours + (time.time() - start) / 3600
         with open(run / "curve.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
@@ -148,8 +155,7 @@ def main(args):
         model.get_env().save(str(run / "normalizer.pkl"))
         model.save(run / "state.tmp.zip")
         (run / "state.tmp.zip").replace(run / "state.zip")
-    expert, hours = choose(run, args.env_id)
-    ship(expert, args.env_id, hours, f"--seed {args.seed} --total-steps {total_steps}")
+    ship(*choose(run, args.env_id), args.env_id)
 
 
 if __name__ == "__main__":
