@@ -63,7 +63,7 @@ CLOSED["LaneChangeDisturbed-v0"] = [
     f"dagger --num-rounds 0 {DISTURBED}",
     f"dagger --num-rounds 0 --num-demos 200 {DISTURBED}",
     f"dagger --episodes-per-round 20 {DISTURBED}",
-    f"hg_dagger --num-rounds 20 --episodes-per-round 20 {DISTURBED}",
+    f"hg_dagger --num-rounds 20 --episodes-per-round 100 {DISTURBED}",
 ]
 CLOSED["LaneChange-v0"] = [f"dagger --episodes-per-round 20 {SMALL}"]  # two modes: no loop mends squared loss
 GRIDS = {"offline": (ROWS, FLAGS, (4, 5, 6)), "closed": (CLOSED, dict.fromkeys(CLOSED, ()), (11, 12, 13, 14, 15))}
