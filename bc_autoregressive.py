@@ -88,9 +88,10 @@ class Policy(nn.Module):
         self.D, H = len(sizes), math.ceil(hidden / 4)
         self.register_buffer("obs_moments", torch.tensor([[0.0], [1.0]]).repeat(1, obs_dim))
         self.register_buffer("action_bounds", torch.as_tensor(np.stack(bounds), dtype=torch.float32))
-        self.register_buffer("centres", self.action_bounds[0].unsqueeze(-1) + torch.arange(bins))  # (D, bins)
+        missing = 1e9 * (torch.arange(bins) >= torch.as_tensor(sizes).unsqueeze(-1))  # bins that a dimension lacks
+        self.register_buffer("centres", self.action_bounds[0].unsqueeze(-1) + torch.arange(bins) + missing)  # (D, bins)
+        self.register_buffer("mask", -missing)  # added to logits (D, bins)
         self.register_buffer("bandwidth", torch.full((self.D, 1), 0.1))
-        self.register_buffer("missing", torch.arange(bins) >= torch.as_tensor(sizes).unsqueeze(-1))  # (D, bins)
         layers = nn.Linear(obs_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
         self.net = nn.Sequential(*layers, nn.Linear(hidden, self.D * H))
         self.embedding = nn.Parameter(torch.randn(self.D, bins, H))
@@ -112,7 +113,7 @@ class Policy(nn.Module):
     def smooth(self, actions, d=slice(None)):
         """The bins' shares q (B, D, bins) in actions (B, D), or in those of the dimension d."""
         z = (actions.unsqueeze(-1) - self.centres[d]) / self.bandwidth[d]
-        return (-0.5 * z.square()).masked_fill(self.missing[d], -1e9).softmax(-1)
+        return (-0.5 * z.square()).softmax(-1)
 
     def log_probs(self, obs, q):
         """log p(b | a_<d, s) (B, D, bins) for all dimensions at once."""
@@ -120,8 +121,7 @@ class Policy(nn.Module):
         before = torch.einsum("bdk,dkh->bdh", q[:, :-1], self.embedding[:-1]).cumsum(1)
         x = self.net(((obs - mean) / std).clamp(-10, 10)).unflatten(-1, (self.D, -1))
         x = nn.functional.gelu(x + nn.functional.pad(before, (0, 0, 1, 0)))  # (B, D, H)
-        logits = torch.einsum("bdh,dhk->bdk", x, self.head)
-        return logits.masked_fill(self.missing, -1e9).log_softmax(-1)
+        return (torch.einsum("bdh,dhk->bdk", x, self.head) + self.mask).log_softmax(-1)
 
     def log_prob(self, obs, actions):
         """log pi(a|s) (B,) in nats, a density over actions in the environment's units where they are continuous."""
@@ -138,7 +138,7 @@ class Policy(nn.Module):
         (mean, std), actions = self.obs_moments, []
         x, before = self.net(((obs - mean) / std).clamp(-10, 10)).unflatten(-1, (self.D, -1)), 0
         for d in range(self.D):
-            logits = (nn.functional.gelu(x[:, d] + before) @ self.head[d]).masked_fill(self.missing[d], -1e9)
+            logits = nn.functional.gelu(x[:, d] + before) @ self.head[d] + self.mask[d]
             action = self.centres[d][torch.multinomial(logits.softmax(-1), 1)]  # (B, 1)
             for _ in range(3):
                 z = (action - self.centres[d]) / self.bandwidth[d]
