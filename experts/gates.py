@@ -176,7 +176,7 @@ class HumanGate:
         self.screen.blit(self.frame(), (0, 60))
         driver, colour = ("YOU", (255, 176, 46)) if self.control else ("novice", (150, 205, 255))
         self.screen.blit(
-            self.font.render(f"{driver} in control   {self.num_corrections} corrections   {self.title}", True, colour),
+            self.font.render(f"{driver} in control   corrections: {self.num_corrections}   {self.title}", True, colour),
             (12, 10),
         )
         self.screen.blit(self.font.render(self.help, True, (200, 200, 200)), (12, 34))

@@ -4,11 +4,11 @@
     JAX_PLATFORMS=cpu taskset -c 0 python -m experts.train --env-id Hopper-v4 --seed 1
 
 The learning rate and the bonus for entropy fall linearly to zero, in steps of `checkpoint_every`. After each the actor
-is exported to `work_dir` and plays ten episodes. At the end the best few by that brief evaluation play 100 episodes
-each, on seeds of their own; the one with the best mean minus standard deviation is shipped, and its recorded return
-comes from 100 further episodes on other seeds. A run that was stopped continues with the same command, and a finished
-one with more `--total-steps`, perhaps in another variant of the environment. Its state is in Stable-Baselines3's own
-format, a pickle: continue only your own.
+is exported to `work_dir` and plays ten episodes. At the end the best five of the command by that brief evaluation play
+`selection_episodes` each, on seeds of their own; the one with the best mean minus standard deviation is shipped, and
+its recorded return comes from 100 further episodes on other seeds. A run that was stopped continues with the same
+command, and a finished one with more `--total-steps`, perhaps in another variant of the environment. Its state is in
+Stable-Baselines3's own format, a pickle: continue only your own.
 """
 
 import json
@@ -34,6 +34,7 @@ from experts import WEIGHTS, NeuralExpert, play
 DEFAULT = dict(
     n_envs=16, n_steps=512, batch_size=512, n_epochs=10, learning_rate=3e-4, gamma=0.99, gae_lambda=0.95, ent_coef=0.0,
     policy_kwargs=dict(net_arch=[128, 128], log_std_init=-0.5), total_steps=10_000_000, checkpoint_every=250_000,
+    selection_episodes=100,
 )  # fmt: skip
 RECIPES = {
     # The bonus for entropy keeps the exploration up; without it the gait settles early, below the floor of 3,500.
@@ -43,6 +44,9 @@ RECIPES = {
     "InvertedPendulum-v4": DEFAULT | dict(n_steps=128, total_steps=500_000, checkpoint_every=50_000),
     "Acrobot-v1": DEFAULT | dict(n_steps=128, total_steps=1_000_000, checkpoint_every=50_000),
     "LunarLander-v3": DEFAULT | dict(gamma=0.999, gae_lambda=0.98, total_steps=2_000_000, checkpoint_every=100_000),
+    "LunarLanderContinuous-v3": DEFAULT
+    | dict(gamma=0.999, gae_lambda=0.98, total_steps=2_000_000)
+    | dict(checkpoint_every=100_000),
     "Pendulum-v1": DEFAULT
     | dict(n_steps=256, gamma=0.95, learning_rate=1e-3, total_steps=1_000_000)
     | dict(checkpoint_every=50_000),
@@ -56,13 +60,14 @@ class Args:
     seed: int = 0
     total_steps: int | None = None  # environment steps; the recipe's own where not given
     env_kwargs: str = "{}"  # of the environment in training, as JSON; it is measured as registered
-    weights_of: str | None = None  # train nothing: measure and ship the expert of this environment, such as the -v4
+    weights_of: str | None = None  # train nothing: ship the expert of this environment, whose observations come first
     work_dir: Path = Path("runs/experts")  # checkpoints, curve and the state from which to continue
 
 
 def build(recipe, env_id, seed, run, env_kwargs):
     """The model with its environments: new, or as the stopped run in `run` left them."""
-    recipe = {key: value for key, value in recipe.items() if key not in ("total_steps", "checkpoint_every")}
+    ours = "total_steps", "checkpoint_every", "selection_episodes"
+    recipe = {key: value for key, value in recipe.items() if key not in ours}
     envs = make_vec_env(env_id, recipe.pop("n_envs"), seed, env_kwargs=env_kwargs)
     if (run / "state.zip").exists():
         return PPO.load(run / "state.zip", env=VecNormalize.load(str(run / "normalizer.pkl"), envs))
@@ -86,12 +91,13 @@ def export(model, path, metadata):
     save_file(tensors, path, {key: str(value) for key, value in metadata.items()})
 
 
-def choose(run, env_id):
-    """Of the checkpoints, the one whose 100 episodes have the best mean minus standard deviation; hours, arguments."""
+def choose(run, env_id, num_episodes):
+    """Of the checkpoints, the one whose episodes have the best mean minus standard deviation; hours, arguments."""
     curve = [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
     scores = {}
-    for candidate in sorted(curve, key=lambda line: line["mean"] - line["std"])[-5:]:
-        returns = play(NeuralExpert(run / f"{candidate['steps']}.safetensors"), env_id, 100, seed=20_000)
+    candidates = [line for line in curve if line["arguments"] == curve[-1]["arguments"]]
+    for candidate in sorted(candidates, key=lambda line: line["mean"] - line["std"])[-5:]:
+        returns = play(NeuralExpert(run / f"{candidate['steps']}.safetensors"), env_id, num_episodes, seed=20_000)
         scores[candidate["steps"]] = returns.mean() - returns.std()
         print(f"selection: {candidate['steps']:,} steps: {returns.mean():.1f} ± {returns.std():.1f}", flush=True)
     steps = max(scores, key=scores.get)
@@ -127,6 +133,9 @@ def main(args):
     torch.set_num_threads(1)
     if args.weights_of:
         expert = NeuralExpert(WEIGHTS / f"{args.weights_of}.safetensors")
+        more = gym.make(args.env_id).observation_space.shape[0] - len(expert.tensors["obs_mean"])
+        for name, value in {"obs_mean": 0.0, "obs_std": 1.0, "0.weight": 0.0}.items():  # what else there is, is ignored
+            expert.tensors[name] = torch.nn.functional.pad(expert.tensors[name], (0, more), value=value)
         ship(expert, expert.metadata["train_hours"], [f"--weights-of {args.weights_of}"], args.env_id)
         return
     recipe, run = RECIPES[args.env_id], args.work_dir / f"{args.env_id}__{args.seed}"
@@ -155,7 +164,7 @@ def main(args):
         model.get_env().save(str(run / "normalizer.pkl"))
         model.save(run / "state.tmp.zip")
         (run / "state.tmp.zip").replace(run / "state.zip")
-    ship(*choose(run, args.env_id), args.env_id)
+    ship(*choose(run, args.env_id, recipe["selection_episodes"]), args.env_id)
 
 
 if __name__ == "__main__":
