@@ -89,8 +89,8 @@ class Policy(nn.Module):
         self.register_buffer("obs_moments", torch.tensor([[0.0], [1.0]]).repeat(1, obs_dim))
         self.register_buffer("action_range", torch.tensor([[-1.0], [1.0]]).repeat(1, self.D))
         self.register_buffer("action_bounds", torch.as_tensor(np.stack([action_space.low, action_space.high])))
-        t = torch.linspace(0, 1, args.num_diffusion_steps + 1).unsqueeze(-1)  # (T + 1, 1)
-        f = torch.cos((t + 0.008) / 1.008 * math.pi / 2).square()
+        self.register_buffer("predict_noise", torch.tensor(args.predict_noise))
+        f = torch.cos((torch.linspace(0, 1, args.num_diffusion_steps + 1)[:, None] + 0.008) / 1.008 * math.pi / 2) ** 2
         self.register_buffer("abar", torch.cat([torch.ones(1, 1), (f[1:] / f[:-1]).clamp(min=0.001)]).cumprod(0))
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(5 * args.fine_modes))
         sizes = obs_dim + (1 + 10 * args.fine_modes) * args.horizon * self.D + 2, hidden, hidden, hidden
@@ -122,7 +122,7 @@ class Policy(nn.Module):
         net = self.net if torch.is_grad_enabled() else self.ema  # held-out: the weights that act
         out = self(net, obs, abar.sqrt() * x0 + (1 - abar).sqrt() * eps, t)  # (1)
         snr = (abar / (1 - abar)).clamp(1, 100 if self.args.fine_modes else 20)
-        return ((eps - out).square() if self.args.predict_noise else snr * (x0 - out).square()).sum(-1).mean()  # (2)
+        return ((eps - out).square() if self.predict_noise else snr * (x0 - out).square()).sum(-1).mean()  # (2)
 
     def sample(self, obs):
         """Chunks of actions (B, horizon, act_dim)."""
@@ -132,7 +132,7 @@ class Policy(nn.Module):
         root, rest = torch.cat([self.abar.sqrt(), (1 - self.abar).sqrt()], -1).T.tolist()
         for t, s in pairwise(steps):
             out = self(self.ema, obs, x, torch.full((len(obs),), t))
-            x0 = ((x - rest[t] * out) / root[t] if self.args.predict_noise else out).clamp(-1, 1)
+            x0 = ((x - rest[t] * out) / root[t] if self.predict_noise else out).clamp(-1, 1)
             eps = (x - root[t] * x0) / rest[t]
             sigma = self.args.eta * rest[s] / rest[t] * math.sqrt(1 - (root[t] / root[s]) ** 2)  # 0 at the last step
             x = root[s] * x0 + math.sqrt(max(0, rest[s] ** 2 - sigma**2)) * eps + sigma * torch.randn_like(x)  # (3)
@@ -187,8 +187,8 @@ def evaluate(envs, policy, num_episodes, seed):
     returns, endings = returns[:-1], endings[:-1]
     results = {"eval_returns": returns.tolist(), "return_mean": returns.mean(), "return_std": returns.std()}
     results["microseconds_per_action"] = microseconds  # in a batch of `num_envs`
-    if "is_success" in endings[0]:
-        results["success_rate"] = float(np.mean([end["is_success"] for end in endings]))
+    if any("is_success" in end for end in endings):
+        results["success_rate"] = float(np.mean([bool(end.get("is_success")) for end in endings]))
     if "mode" in endings[0]:
         modes, counts = np.unique([end["mode"] for end in endings if end["is_success"]], return_counts=True)
         entropy = (counts / counts.sum() * np.log(counts.sum() / counts)).sum() / math.log(endings[0]["num_modes"])
@@ -215,8 +215,8 @@ def main(args):
     for name, value in asdict(args).items():
         if type(value) is int and value < (lowest := int(name != "seed")):
             fail(f"--{name.replace('_', '-')} must be at least {lowest}, not {value}.")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        fail("--device cuda, but there is no CUDA device; leave it at auto.")
+    if args.device not in ("auto", "cpu", "cuda")[: 2 + torch.cuda.is_available()]:
+        fail(f"--device {args.device} is not available; it is auto, cpu or, with a CUDA device, cuda.")
     device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)

@@ -133,8 +133,8 @@ def evaluate(envs, policy, num_episodes, seed):
     returns, endings = returns[:-1], endings[:-1]
     results = {"eval_returns": returns.tolist(), "return_mean": returns.mean(), "return_std": returns.std()}
     results["microseconds_per_action"] = microseconds  # in a batch of `num_envs`
-    if "is_success" in endings[0]:
-        results["success_rate"] = float(np.mean([end["is_success"] for end in endings]))
+    if any("is_success" in end for end in endings):
+        results["success_rate"] = float(np.mean([bool(end.get("is_success")) for end in endings]))
     if "mode" in endings[0]:
         modes, counts = np.unique([end["mode"] for end in endings if end["is_success"]], return_counts=True)
         entropy = (counts / counts.sum() * np.log(counts.sum() / counts)).sum() / math.log(endings[0]["num_modes"])
@@ -161,8 +161,8 @@ def main(args):
     for name, value in asdict(args).items():
         if type(value) is int and value < (lowest := int(name != "seed")):
             fail(f"--{name.replace('_', '-')} must be at least {lowest}, not {value}.")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        fail("--device cuda, but there is no CUDA device; leave it at auto.")
+    if args.device not in ("auto", "cpu", "cuda")[: 2 + torch.cuda.is_available()]:
+        fail(f"--device {args.device} is not available; it is auto, cpu or, with a CUDA device, cuda.")
     device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)

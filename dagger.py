@@ -48,7 +48,7 @@ class Args:
     dataset: str | None = None  # a local Minari data set to learn from, in place of an expert's demonstrations
     num_updates: int = 20_000  # gradient steps, in equal parts after the demonstrations and after each round
     batch_size: int = 256  # transitions per gradient step
-    learning_rate: float = 1e-3  # at its peak: in each round a short warm-up, then cosine to zero
+    learning_rate: float = 1e-3  # in each round a warm-up of 500 updates, below a cosine to zero
     hidden_dim: int = 256  # width of the hidden layers
     eval_episodes: int = 50  # episodes of the final evaluation
     num_envs: int = 20  # environments stepped side by side
@@ -164,8 +164,8 @@ def evaluate(envs, policy, num_episodes, seed):
     returns, endings = returns[:-1], endings[:-1]
     results = {"eval_returns": returns.tolist(), "return_mean": returns.mean(), "return_std": returns.std()}
     results["microseconds_per_action"] = microseconds  # in a batch of `num_envs`
-    if "is_success" in endings[0]:
-        results["success_rate"] = float(np.mean([end["is_success"] for end in endings]))
+    if any("is_success" in end for end in endings):
+        results["success_rate"] = float(np.mean([bool(end.get("is_success")) for end in endings]))
     if "mode" in endings[0]:
         modes, counts = np.unique([end["mode"] for end in endings if end["is_success"]], return_counts=True)
         entropy = (counts / counts.sum() * np.log(counts.sum() / counts)).sum() / math.log(endings[0]["num_modes"])
@@ -229,8 +229,8 @@ def main(args):
             fail(f"--{name.replace('_', '-')} must be at least {lowest}, not {value}.")
     if args.num_rounds >= args.num_updates:
         fail(f"--num-rounds must be less than --num-updates, not {args.num_rounds}.")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        fail("--device cuda, but there is no CUDA device; leave it at auto.")
+    if args.device not in ("auto", "cpu", "cuda")[: 2 + torch.cuda.is_available()]:
+        fail(f"--device {args.device} is not available; it is auto, cpu or, with a CUDA device, cuda.")
     device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)

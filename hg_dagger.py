@@ -6,8 +6,8 @@
     doubt(s) = ||diag Cov(pi^1(s), ..., pi^E(s))||_2,  tau = mean of the last quarter of {doubt(s) at take-over}    (3)
 
 Kelly, Sidrane, Driggs-Campbell & Kochenderfer, "HG-DAgger: Interactive Imitation Learning with Human Experts", 2019.
-The novice is the mean of networks that differ in their initial weights. Where doubt < tau it can be trusted, which is
-not the gate; results.json counts the states near failure on both sides. The gate (experts/gates.py) is simulated, on
+The novice is the mean of networks that differ in their initial weights. tau is a measure of risk and decides nothing:
+results.json counts the states near failure with doubt < tau and with more. The gate (experts/gates.py) is simulated, on
 the road by look-ahead, elsewhere by disagreement, or human: a held key takes over. The rest is as in dagger.py.
     python hg_dagger.py --env-id Hopper-v4 --num-rounds 10 --num-demos 1 --label-every 10  # 0.977, 674 labels
 """
@@ -48,7 +48,7 @@ class Args:
     dataset: str | None = None  # a local Minari data set to learn from, in place of an expert's demonstrations
     num_updates: int = 20_000  # gradient steps, in equal parts after the demonstrations and after each round
     batch_size: int = 256  # transitions per gradient step
-    learning_rate: float = 1e-3  # at its peak: in each round a short warm-up, then cosine to zero
+    learning_rate: float = 1e-3  # in each round a warm-up of 500 updates, below a cosine to zero
     hidden_dim: int = 256  # width of the hidden layers
     eval_episodes: int = 50  # episodes of the final evaluation
     num_envs: int = 20  # environments stepped side by side
@@ -66,7 +66,7 @@ class Args:
     resume: str | None = None  # the directory of a stopped run, whose arguments hold
     ensemble_size: int = 5  # networks in the novice
     gate: Literal["simulated", "human"] = "simulated"  # human: you, at the keyboard, in a window
-    gate_enter: float = 0.12  # running mean of the disagreement above which the simulated gate takes over
+    gate_enter: float = 0.12  # mean disagreement above which the simulated gate takes over; unused on the road
     gate_steps: int = 5  # of that running mean, and of less than half the disagreement until it hands back
 
 
@@ -185,8 +185,8 @@ def evaluate(envs, policy, num_episodes, seed):
     returns, endings = returns[:-1], endings[:-1]
     results = {"eval_returns": returns.tolist(), "return_mean": returns.mean(), "return_std": returns.std()}
     results["microseconds_per_action"] = microseconds  # in a batch of `num_envs`
-    if "is_success" in endings[0]:
-        results["success_rate"] = float(np.mean([end["is_success"] for end in endings]))
+    if any("is_success" in end for end in endings):
+        results["success_rate"] = float(np.mean([bool(end.get("is_success")) for end in endings]))
     if "mode" in endings[0]:
         modes, counts = np.unique([end["mode"] for end in endings if end["is_success"]], return_counts=True)
         entropy = (counts / counts.sum() * np.log(counts.sum() / counts)).sum() / math.log(endings[0]["num_modes"])
@@ -250,8 +250,8 @@ def main(args):
             fail(f"--{name.replace('_', '-')} must be at least {lowest}, not {value}.")
     if args.num_rounds >= args.num_updates:
         fail(f"--num-rounds must be less than --num-updates, not {args.num_rounds}.")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        fail("--device cuda, but there is no CUDA device; leave it at auto.")
+    if args.device not in ("auto", "cpu", "cuda")[: 2 + torch.cuda.is_available()]:
+        fail(f"--device {args.device} is not available; it is auto, cpu or, with a CUDA device, cuda.")
     device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
@@ -262,7 +262,7 @@ def main(args):
             raise ValueError(f"--demo-env-id {demo_env_id} has other observations or actions than {args.env_id}.")
         policy = Policy(args, envs.single_observation_space, envs.single_action_space).to(device)
         if not args.checkpoint:
-            expert = load_expert(args.env_id, args.expert)
+            expert = load_expert(args.env_id, args.expert, dataset=args.dataset if args.gate == "human" else None)
             demos = load_expert(demo_env_id, args.expert, dataset=args.dataset)
             if args.dataset:
                 demos.replay(args.num_demos)  # are there as many?
@@ -295,7 +295,7 @@ def main(args):
     for number in rounds:  # a function of the seed, the number, the weights and the data, so that it can be repeated
         torch.manual_seed(seed := 1_000_000 * args.seed + 1_000 * number)
         env_id, episodes = (args.env_id, args.episodes_per_round) if number else (demo_env_id, args.num_demos)
-        expert = load_expert(env_id, args.expert, seed, None if number else args.dataset)
+        expert = load_expert(env_id, args.expert, seed, args.dataset if number == 0 or human else None)
         visited = make_envs(env_id, min(args.num_envs, episodes))
         rule = SimulatedGate(visited, expert, policy, args.gate_enter, args.gate_steps)
         gate = OpenGate(visited, expert) if number == 0 else human.begin(run, number) if human else rule

@@ -112,7 +112,7 @@ class CustomExpert:
         module, _, attribute = name.partition(":")
         try:
             self.function = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, ValueError, OSError) as error:
             raise ValueError(f"--expert {name} cannot be imported ({error}); give module:callable.") from error
         self.name, self.space, self.checked, self.one_by_one = name, action_space, False, False
         if hasattr(self.function, "reset"):
@@ -190,7 +190,7 @@ def make_envs(env_id, num_envs, limit=None, **kwargs):
     try:
         vector, wrappers = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}, [limited, *kwargs.pop("wrappers", ())]
         envs = gym.make_vec(env_id, num_envs, "sync", vector, wrappers, **kwargs)
-    except (gym.error.Error, ImportError, AttributeError) as error:
+    except (gym.error.Error, ImportError, AttributeError, OSError, TypeError) as error:
         raise ValueError(f"--env-id {env_id} cannot be made: {error}") from error
     space = envs.single_observation_space
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:

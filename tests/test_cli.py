@@ -12,13 +12,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 import tyro
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import bc_mse
 from benchmark.run import SCRIPTS
+from experts import make_envs
 
 ROOT = Path(__file__).parent.parent
 ALL_SCRIPTS = [*SCRIPTS, "dagger", "hg_dagger"]
@@ -124,6 +128,28 @@ def test_module_environment_and_callable_expert(tmp_path):
     assert results["expert_return"] == 0.0 and results["normalized_return"] > 0.9
 
 
+class Goal(gym.Env):
+    """Episodes of one step; from an even seed the goal is reached, and only then is there an `is_success`."""
+
+    observation_space = action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        self.success = seed % 2 == 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, True, False, {"is_success": True} if self.success else {}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_episode_that_says_nothing_of_success_had_none(seed):
+    if "Goal-v0" not in gym.registry:
+        gym.register("Goal-v0", Goal)
+    envs = make_envs("Goal-v0", 1)
+    policy = bc_mse.Policy(bc_mse.Args(), envs.single_observation_space, envs.single_action_space)
+    assert bc_mse.evaluate(envs, policy, 6, seed)["success_rate"] == 0.5
+
+
 class Evil:
     """Once it is pickled, loading it makes a directory."""
 
@@ -174,6 +200,9 @@ SHARED = {  # of all seven scripts
     "expert out of bounds": (["--expert", "wrong:large"], "clip them to its bounds"),
     "absent data set": (["--dataset", "no/where-v0"], "--dataset no/where-v0"),
     "absent cuda": (["--device", "cuda"], "--device cuda"),
+    "unknown device": (["--device", "gpu"], "--device gpu"),
+    "expert whose own file is absent": (["--expert", "fileless:expert"], "--expert fileless:expert cannot be imported"),
+    "environment that wants arguments": (["--env-id", "wrong:Needy-v0"], "--env-id wrong:Needy-v0 cannot be made"),
 }
 WRONG = {
     "discrete actions": ("bc_mog", ["--env-id", "CartPole-v1"], "bc_autoregressive.py"),
@@ -207,11 +236,15 @@ def test_wrong_input_is_answered_in_two_lines_and_leaves_nothing(name, tmp_path,
         "class Quiet(gym.Env):\n"
         "    observation_space, action_space = gym.spaces.Box(-1, 1, (1,)), gym.spaces.Box(-1, 1, (1,))\n"
         "class Odd(Quiet): action_space = gym.spaces.MultiBinary(3)\n"
-        "if 'Odd-v0' not in gym.registry: gym.register('Quiet-v0', Quiet), gym.register('Odd-v0', Odd)\n"
+        "class Needy(Quiet):\n"
+        "    def __init__(self, size): pass\n"
+        "for kind in (Quiet, Odd, Needy):\n"
+        "    if (name := f'{kind.__name__}-v0') not in gym.registry: gym.register(name, kind)\n"
         "def shape(obs): return np.zeros((len(obs), 5))\n"
         "def nan(obs): return np.full((len(obs), 2), np.nan)\n"
         "def large(obs): return np.full((len(obs), 2), 7.0)\n"
     )
+    (tmp_path / "fileless.py").write_text("open('absent.zip')")
     (tmp_path / "evil.safetensors").write_bytes(pickle.dumps(Evil()))
     metadata = {"algorithm": script, "env_id": "LaneChange-v0"}
     for file, other in (("shape", {}), ("foreign", {"algorithm": "other"}), ("elsewhere", {"env_id": "Hopper-v4"})):

@@ -51,6 +51,29 @@ def test_loss_decreases(script):
     assert (policy.act(obs) - actions).abs().mean() < 0.15
 
 
+@pytest.mark.parametrize(
+    "script, flag",
+    [
+        ("bc_gaussian", {"min_std": 0.1}),
+        ("bc_mog", {"min_std": 0.1}),
+        ("bc_autoregressive", {"smoothing": 0.1}),
+        ("bc_diffusion", {"predict_noise": True}),
+    ],
+)
+def test_a_saved_policy_brings_along_what_its_weights_mean(script, flag):
+    """A checkpoint is the same policy without the flags that it was trained with."""
+    obs, actions = torch.randn(500, 3), torch.rand(500, 2) - 0.5
+    trained, loaded = make_policy(script, **flag), make_policy(script)
+    fit(trained, obs, actions, 20)
+    loaded.load_state_dict(trained.state_dict())
+    drawn = []
+    for policy in (trained, loaded):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            drawn.append((policy.loss(obs, actions), policy.act(obs)))
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("decision_hz, num_updates, low, high", [(1, 400, 0.0, 0.05), (10, 1500, 0.95, 1.0)])
 def test_squared_loss_fails_at_one_decision_a_second_and_not_at_ten(decision_hz, num_updates, low, high):
     """With many small decisions the closed loop breaks the symmetry: multimodality is a matter of the control rate."""
