@@ -10,7 +10,7 @@ same kind do not mend it; labels on its own states bring that to the order of ep
 beta_1 = 1, beta_i is 0 (indicator), 0.5^(i-1), or falls linearly. Squared loss for Box action spaces, cross-entropy for
 Discrete ones. pi_i starts from the weights of pi_(i-1) with a fresh optimiser, and the last policy is kept.
 `--num-rounds 0` is behaviour cloning, `--resume RUN` goes on with a run that was stopped.
-    python dagger.py --env-id Hopper-v4 --num-rounds 10 --num-demos 1 --label-every 10  # 0.975, 2,428 labels
+    python dagger.py --env-id Hopper-v4 --num-rounds 10 --num-demos 1 --label-every 10  # return 0.975, 2,428 labels
 """
 
 import json

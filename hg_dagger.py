@@ -9,7 +9,7 @@ Kelly, Sidrane, Driggs-Campbell & Kochenderfer, "HG-DAgger: Interactive Imitatio
 The novice is the mean of networks that differ in their initial weights. tau is a measure of risk and decides nothing:
 results.json counts the states near failure with doubt < tau and with more. The gate (experts/gates.py) is simulated, on
 the road by look-ahead, elsewhere by disagreement, or human: a held key takes over. The rest is as in dagger.py.
-    python hg_dagger.py --env-id Hopper-v4 --num-rounds 10 --num-demos 1 --label-every 10  # 0.977, 674 labels
+    python hg_dagger.py --env-id Hopper-v4 --num-rounds 10 --num-demos 1 --label-every 10  # return 0.977, 674 labels
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Write the README's table and the receipt in each script's docstring from the committed results.
+"""Write the README's tables and the receipt in each script's docstring from the committed results.
 
 python -m benchmark.report
 """
@@ -13,6 +13,7 @@ from benchmark.run import CLOSED, FLAGS, RESULTS, ROOT, ROWS, SCRIPTS, path_of
 RESULTS_MARKS = "<!-- results: python -m benchmark.report -->\n", "<!-- end of results -->"
 DAGGERS = ["dagger", "hg_dagger"]
 CLOSED_MARKS = "<!-- closed loop: python -m benchmark.report -->\n", "<!-- end of closed loop -->"
+AGGREGATE_MARKS = "<!-- aggregate: python -m benchmark.report -->\n", "<!-- end of aggregate -->"
 PRICES_MARKS = "<!-- prices: python -m benchmark.prices && python -m benchmark.report -->\n", "<!-- end of prices -->"
 
 
@@ -50,6 +51,31 @@ def table():
         "|---|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*head, *(line for line in rows if line)]) + "\n"
+
+
+def interquartile_mean(scores):
+    """Mean of the middle half of the scores (..., N), a quarter of them left out at either end."""
+    cut = scores.shape[-1] // 4
+    return np.sort(scores)[..., cut : scores.shape[-1] - cut].mean(-1)
+
+
+def aggregate():
+    """All tasks of each script in one number, with a 95% interval from seeds drawn anew within each task.
+
+    Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", 2021.
+    """
+    rows = ["| script | interquartile mean | 95% interval | runs | tasks |", "|---|---|---|---|---|"]
+    env_ids = [env_id for env_id in FLAGS if set(SCRIPTS) <= set(ROWS[env_id])]
+    for script in SCRIPTS:
+        scores = [[result["normalized_return"] for result in results_of(env_id, script)] for env_id in env_ids]
+        scores, rng = [np.array(task) for task in scores if task], np.random.default_rng(0)
+        drawn = np.concatenate([rng.choice(task, (10_000, len(task))) for task in scores], axis=-1)
+        low, high = np.quantile(interquartile_mean(drawn), [0.025, 0.975])
+        scores, tasks = np.concatenate(scores), len(scores)
+        rows.append(
+            f"| `{script}.py` | {interquartile_mean(scores):.3f} | {low:.3f} to {high:.3f} | {len(scores)} | {tasks} |"
+        )
+    return "\n".join(rows) + "\n"
 
 
 def prices():
@@ -120,7 +146,7 @@ def receipt(script):
             return f"    python {command.replace(' ', '.py --env-id Hopper-v4 ', 1)}\n"
         score, labels = mean_of(results, "normalized_return"), mean_of(results, "expert_labels")
         command = command.replace(" ", ".py --env-id Hopper-v4 ", 1)
-        return f"    python {command}  # {score:.3f}, {labels:,.0f} labels\n"
+        return f"    python {command}  # return {score:.3f}, {labels:,.0f} labels\n"
     results = results_of("Hopper-v4", script)
     returns, minutes = [result["return_mean"] for result in results], mean_of(results, "total_seconds") / 60
     score = f"{np.mean(returns):.0f} ± {np.std(returns):.0f} over {len(results)} seeds"
@@ -134,8 +160,12 @@ def with_receipt(script):
 
 
 def updated(readme):
-    """The README's text with the tables of the committed results."""
-    for (begin, end), content in ((RESULTS_MARKS, table()), (PRICES_MARKS, prices()), (CLOSED_MARKS, closed())):
+    """The README's text with the tables of the committed results, and each script's number of lines."""
+    for script in [*SCRIPTS, *DAGGERS]:
+        lines = len((ROOT / f"{script}.py").read_text().splitlines())
+        readme = re.sub(rf"(\| \[`{script}\.py`\].*\|) \d+ \|", rf"\g<1> {lines} |", readme)
+    marks = RESULTS_MARKS, AGGREGATE_MARKS, PRICES_MARKS, CLOSED_MARKS
+    for (begin, end), content in zip(marks, (table(), aggregate(), prices(), closed()), strict=True):
         new = begin + content + end
         readme = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, new=new: new, readme, flags=re.DOTALL)
     return readme

@@ -6,8 +6,8 @@ import numpy as np
 class Dataset:
     """The episodes of a Minari data set, handed out in order and each only once.
 
-    `return_mean` is the mean return of all its episodes. Raises ValueError where it is not there, or is not of this
-    environment.
+    `return_mean` is the mean return of all its episodes. Raises ValueError where it is not there, or has other
+    observations or actions than this environment.
     """
 
     def __init__(self, dataset_id, env_id, envs):

@@ -3,6 +3,7 @@
 import re
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from safetensors.torch import save_file
 
@@ -13,8 +14,15 @@ from experts import make_envs, table
 
 def test_readme_shows_the_committed_results():
     text = (report.ROOT / "README.md").read_text()
-    assert all(begin in text for begin, _ in (report.RESULTS_MARKS, report.PRICES_MARKS, report.CLOSED_MARKS))
+    marks = report.RESULTS_MARKS, report.AGGREGATE_MARKS, report.PRICES_MARKS, report.CLOSED_MARKS
+    assert all(begin in text for begin, _ in marks)
     assert report.updated(text) == text
+
+
+def test_interquartile_mean_leaves_a_quarter_out_at_either_end():
+    scores = np.array([[100.0, 1.0, 2.0, -50.0], [0.0, 0.0, 4.0, 4.0]])
+    np.testing.assert_allclose(report.interquartile_mean(scores), [1.5, 2.0])
+    assert report.interquartile_mean(np.array([3.0, 9.0, 6.0])) == 6.0
 
 
 @pytest.mark.parametrize("script", [*report.SCRIPTS, *report.DAGGERS])
