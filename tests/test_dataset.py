@@ -6,8 +6,11 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
+import tyro
 
 import experts
+import hg_dagger
 from tests.test_cli import ROOT, refusal, results_in, run
 
 minari = pytest.importorskip("minari")
@@ -101,3 +104,35 @@ def test_a_callable_may_take_a_batch_or_one_observation(env_id, num_envs, tmp_pa
         expert = experts.CustomExpert(f"mine:{name}", space)
         np.testing.assert_allclose(expert(obs), expected, rtol=1e-5)
         assert expert.one_by_one == (name == "single")
+
+
+class Hand:
+    """In the place of a person at the keyboard, who drives all the time."""
+
+    closed = False
+
+    def __init__(self, env_id):
+        self.envs, self.kept = experts.make_envs(env_id, 1), []
+
+    def begin(self, run, number):
+        return self
+
+    def __call__(self, obs, proposed):
+        self.kept.append((torch.as_tensor(obs[0]), torch.as_tensor(proposed[0])))
+        return proposed, np.ones(1, bool)
+
+    def corrections(self):
+        return tuple(torch.stack(rows) for rows in zip(*self.kept, strict=True))
+
+
+def test_a_person_and_a_data_set_need_no_expert(tmp_path, monkeypatch):
+    if "Nowhere-v0" not in gym.registry:
+        gym.register("Nowhere-v0", "experts.driving:DrivingEnv", kwargs={"num_obstacles": 1})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hg_dagger, "HumanGate", Hand)
+    flags = ["--env-id", "Nowhere-v0", "--gate", "human", "--dataset", "road/expert-v0", "--num-demos", "8"]
+    flags += ["--num-rounds", "1", "--num-updates", "40", "--eval-episodes", "5"]
+    hg_dagger.main(tyro.cli(hg_dagger.Args, args=flags))
+    _, results = results_in(tmp_path / "runs")
+    first, last = (line["expert_labels"] for line in results["rounds"])
+    assert last - first >= 4 and results["expert_return"] == pytest.approx(1.0)
