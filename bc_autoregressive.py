@@ -10,7 +10,7 @@ q be lopsided at the bounds, and that the kept policy has the lowest held-out lo
 MultiDiscrete action space are bins as they are: q is one-hot, and the policy a plain Categorical. At test time a bin is
 drawn from p and takes three mean-shift steps to its mode:
     a <- sum_b r_b centre_b,   r_b ~ p(b | a_<d, s) exp(-(a - centre_b)^2 / (8 bandwidth_d^2))    (3)
-    python bc_autoregressive.py --env-id Hopper-v4  # return 3593 ± 145 over 3 seeds, 3.5 minutes on one core
+    python bc_autoregressive.py --env-id Hopper-v4  # return 3641 ± 128 over 5 seeds, 3.6 minutes on one core
 """
 
 import json

@@ -4,6 +4,7 @@ python -m benchmark.report
 """
 
 import json
+import math
 import re
 
 import numpy as np
@@ -59,6 +60,12 @@ def interquartile_mean(scores):
     return np.sort(scores)[..., cut : scores.shape[-1] - cut].mean(-1)
 
 
+def even(tasks):
+    """Scores (..., n) of each task, with n of its own, as one array (..., N) in which all tasks weigh the same."""
+    most = math.lcm(*(task.shape[-1] for task in tasks))
+    return np.concatenate([np.repeat(task, most // task.shape[-1], axis=-1) for task in tasks], axis=-1)
+
+
 def aggregate():
     """All tasks of each script in one number, with a 95% interval from seeds drawn anew within each task.
 
@@ -67,14 +74,12 @@ def aggregate():
     rows = ["| script | interquartile mean | 95% interval | runs | tasks |", "|---|---|---|---|---|"]
     env_ids = [env_id for env_id in FLAGS if set(SCRIPTS) <= set(ROWS[env_id])]
     for script in SCRIPTS:
-        scores = [[result["normalized_return"] for result in results_of(env_id, script)] for env_id in env_ids]
-        scores, rng = [np.array(task) for task in scores if task], np.random.default_rng(0)
-        drawn = np.concatenate([rng.choice(task, (10_000, len(task))) for task in scores], axis=-1)
+        tasks = [[result["normalized_return"] for result in results_of(env_id, script)] for env_id in env_ids]
+        tasks, rng = [np.array(task) for task in tasks if task], np.random.default_rng(0)
+        drawn = even([rng.choice(task, (10_000, len(task))) for task in tasks])
         low, high = np.quantile(interquartile_mean(drawn), [0.025, 0.975])
-        scores, tasks = np.concatenate(scores), len(scores)
-        rows.append(
-            f"| `{script}.py` | {interquartile_mean(scores):.3f} | {low:.3f} to {high:.3f} | {len(scores)} | {tasks} |"
-        )
+        runs, score = sum(map(len, tasks)), interquartile_mean(even(tasks))
+        rows.append(f"| `{script}.py` | {score:.3f} | {low:.3f} to {high:.3f} | {runs} | {len(tasks)} |")
     return "\n".join(rows) + "\n"
 
 

@@ -25,6 +25,11 @@ def test_interquartile_mean_leaves_a_quarter_out_at_either_end():
     assert report.interquartile_mean(np.array([3.0, 9.0, 6.0])) == 6.0
 
 
+def test_tasks_weigh_the_same_however_many_seeds_they_have():
+    scores = report.even([np.array([0.0, 1.0]), np.array([5.0, 6.0, 7.0])])
+    assert sorted(scores) == [0, 0, 0, 1, 1, 1, 5, 5, 6, 6, 7, 7] and scores.mean() == np.mean([0.5, 6.0])
+
+
 @pytest.mark.parametrize("script", [*report.SCRIPTS, *report.DAGGERS])
 def test_docstrings_show_the_committed_results(script):
     text = (report.ROOT / f"{script}.py").read_text()
