@@ -46,7 +46,9 @@ def draw(axis, env_id):
             axis.plot(*curve[-1], "o", color=colour, markersize=4)
     axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
     axis.set(xscale="log", ylim=(-0.03, 1.08), xlabel="expert labels", title=env_id)
-    ticks = [tick for tick in (100, 200, 500, 1000, 2000, 5000) if axis.get_xlim()[0] < tick < axis.get_xlim()[1]]
+    low, high = axis.get_xlim()
+    ticks = (100, 200, 500, 1000, 2000, 5000) if high / low > 3 else range(500, 10_000, 500)
+    ticks = [tick for tick in ticks if low < tick < high]
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.minorticks_off()
     axis.spines[["top", "right"]].set_visible(False)

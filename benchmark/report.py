@@ -131,9 +131,9 @@ def closed():
                     [[line["expert_share"] for line in result["rounds"][1:]] for result in results], axis=0
                 )
                 shares = ", ".join(f"{share:.1%}" for share in shares[[0, 1, 2, 4, -1]])
-                risk = " / ".join(
-                    f"{near:,} of {states:,} ({near / states:.1%})" for near, states in risks(results) if states
-                )
+                counts = risks(results)
+                if any(near for near, _ in counts):
+                    risk = " / ".join(f"{near:,} of {states:,} ({near / states:.1%})" for near, states in counts)
             labels = mean_of(results, "expert_labels")
             rows.append(
                 f"| `{env_id}` | `{script.replace(' ', '.py ', 1)}` | {labels:,.0f} "

@@ -41,15 +41,19 @@ ROWS |= {"LaneChange-v0": [*SCRIPTS, SAMPLED], "Slalom-v0": [*SCRIPTS, SAMPLED],
 
 # The closed loop: few labels, and who chooses the states that get them. Behaviour cloning is DAgger without rounds, on
 # as little as DAgger begins with, and on about as many labels as it ends with, or more.
-LABELS = {"Hopper-v4": (10, 10, 30), "Walker2d-v4": (5, 12, 20)}  # every n-th of an episode's labels, rounds, episodes
+LABELS = {  # every n-th of an episode's labels; episodes to begin with; rounds; episodes of cloning with as many labels
+    "Hopper-v4": (10, 1, 10, 30),
+    "Walker2d-v4": (5, 1, 12, 20),
+    "HalfCheetah-v4": (20, 40, 5, 60),
+}
 CLOSED = {
     env_id: [
-        f"dagger --num-rounds 0 --num-demos 1 --label-every {every}",
+        f"dagger --num-rounds 0 --num-demos {first} --label-every {every}",
         f"dagger --num-rounds 0 --num-demos {episodes} --label-every {every}",
-        f"dagger --num-rounds {rounds} --num-demos 1 --label-every {every}",
-        f"hg_dagger --num-rounds {rounds} --num-demos 1 --label-every {every}",
+        f"dagger --num-rounds {rounds} --num-demos {first} --label-every {every}",
+        f"hg_dagger --num-rounds {rounds} --num-demos {first} --label-every {every}",
     ]
-    for env_id, (every, rounds, episodes) in LABELS.items()
+    for env_id, (every, first, rounds, episodes) in LABELS.items()
 }
 SMALL = "--num-updates 5000 --eval-episodes 500"
 CLOSED["CartPole-v1"] = [
