@@ -31,9 +31,11 @@ def table():
     ]
     for path in sorted(WEIGHTS.glob("*.safetensors")):
         m = NeuralExpert(path).metadata
+        mean, std, low, random = (float(m[key]) for key in ("return_mean", "return_std", "return_min", "random_return"))
+        digits = int(abs(mean) < 10)
         lines.append(
-            f"| `{m['env_id']}` | {float(m['return_mean']):.0f} ± {float(m['return_std']):.0f} "
-            f"| {float(m['return_min']):.0f} | {float(m['random_return']):.0f} | {PUBLISHED.get(m['env_id'], '')} "
+            f"| `{m['env_id']}` | {mean:.{digits}f} ± {std:.{digits}f} "
+            f"| {low:.{digits}f} | {random:.0f} | {PUBLISHED.get(m['env_id'], '')} "
             f"| {m['algorithm']}, {int(m['steps']):,}, {m['train_hours']} | `{m['command']}` |"
         )
     return "\n".join(lines) + "\n"
