@@ -42,7 +42,6 @@ RECIPES = {
     "Walker2d-v4": DEFAULT | dict(total_steps=5_000_000),
     "HalfCheetah-v4": DEFAULT | dict(ent_coef=0.005, total_steps=20_000_000),  # without: below 10,200
     "InvertedPendulum-v4": DEFAULT | dict(n_steps=128, total_steps=500_000, checkpoint_every=50_000),
-    "InvertedDoublePendulum-v4": DEFAULT | dict(total_steps=1_500_000, checkpoint_every=100_000),
     "Reacher-v4": DEFAULT | dict(total_steps=2_000_000, checkpoint_every=100_000),
     "Acrobot-v1": DEFAULT | dict(n_steps=128, total_steps=1_000_000, checkpoint_every=50_000),
     "LunarLander-v3": DEFAULT | dict(gamma=0.999, gae_lambda=0.98, total_steps=2_000_000, checkpoint_every=100_000),
