@@ -48,7 +48,7 @@ class Args:
     dataset: str | None = None  # a local Minari data set to learn from, in place of an expert's demonstrations
     num_updates: int = 20_000  # gradient steps, in equal parts after the demonstrations and after each round
     batch_size: int = 256  # transitions per gradient step
-    learning_rate: float = 1e-3  # in each round a warm-up of 500 updates, below a cosine to zero
+    learning_rate: float = 1e-3  # in each round the lesser of a warm-up over 500 updates and a cosine to zero
     hidden_dim: int = 256  # width of the hidden layers
     eval_episodes: int = 50  # episodes of the final evaluation
     num_envs: int = 20  # environments stepped side by side

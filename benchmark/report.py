@@ -97,7 +97,8 @@ def prices():
         error = f"{price['quantization_error']:.4f}" if "quantization_error" in price else "none"
         modes = "not run | not run"
         if slalom:
-            modes = f"{mean_of(slalom, 'success_rate'):.1%} | {mean_of(slalom, 'mode_entropy'):.3f}"
+            entropy = f"{mean_of(slalom, 'mode_entropy'):.3f}" if slalom[0]["mode_counts"] else "none"
+            modes = f"{mean_of(slalom, 'success_rate'):.1%} | {entropy}"
         times = " / ".join(f"{time:.0f}" for time in price["microseconds"])
         rows.append(f"| `{script}.py` | {price['num_parameters']:,} | {nll} | {error} | {times} | {modes} |")
     return "\n".join(rows) + "\n"
@@ -133,7 +134,9 @@ def closed():
                 shares = ", ".join(f"{share:.1%}" for share in shares[[0, 1, 2, 4, -1]])
                 counts = risks(results)
                 if any(near for near, _ in counts):
-                    risk = " / ".join(f"{near:,} of {states:,} ({near / states:.1%})" for near, states in counts)
+                    risk = " / ".join(
+                        f"{near:,} of {states:,} ({near / states:.1%})" for near, states in counts if states
+                    )
             labels = mean_of(results, "expert_labels")
             rows.append(
                 f"| `{env_id}` | `{script.replace(' ', '.py ', 1)}` | {labels:,.0f} "

@@ -4,10 +4,9 @@
     JAX_PLATFORMS=cpu taskset -c 0 python -m experts.train --env-id Hopper-v4 --seed 1
 
 The learning rate and the bonus for entropy fall linearly to zero, in steps of `checkpoint_every`. After each the actor
-is exported to `work_dir` and plays ten episodes. At the end the best five of the command by that brief evaluation play
-`selection_episodes` each, on seeds of their own; the one with the best mean minus standard deviation is shipped, and
-its recorded return comes from 100 further episodes on other seeds. A run that was stopped continues with the same
-command, and a finished one with more `--total-steps`, perhaps in another variant of the environment. Its state is in
+is exported to `work_dir` and plays ten episodes. At the end the best few by that brief evaluation play 100 episodes
+each, on seeds of their own; the one with the best mean minus standard deviation is shipped, and its recorded return
+comes from 100 further episodes on other seeds. A run that was stopped continues with the same command. Its state is in
 Stable-Baselines3's own format, a pickle: continue only your own.
 """
 
@@ -34,8 +33,8 @@ from experts import WEIGHTS, NeuralExpert, play
 DEFAULT = dict(
     n_envs=16, n_steps=512, batch_size=512, n_epochs=10, learning_rate=3e-4, gamma=0.99, gae_lambda=0.95, ent_coef=0.0,
     policy_kwargs=dict(net_arch=[128, 128], log_std_init=-0.5), total_steps=10_000_000, checkpoint_every=250_000,
-    selection_episodes=100,
 )  # fmt: skip
+LANDER = DEFAULT | dict(gamma=0.999, gae_lambda=0.98, total_steps=2_000_000, checkpoint_every=100_000)
 RECIPES = {
     # The bonus for entropy keeps the exploration up; without it the gait settles early, below the floor of 3,500.
     "Hopper-v4": DEFAULT | dict(ent_coef=0.01, total_steps=2_500_000),
@@ -44,10 +43,8 @@ RECIPES = {
     "InvertedPendulum-v4": DEFAULT | dict(n_steps=128, total_steps=500_000, checkpoint_every=50_000),
     "Reacher-v4": DEFAULT | dict(total_steps=2_000_000, checkpoint_every=100_000),
     "Acrobot-v1": DEFAULT | dict(n_steps=128, total_steps=1_000_000, checkpoint_every=50_000),
-    "LunarLander-v3": DEFAULT | dict(gamma=0.999, gae_lambda=0.98, total_steps=2_000_000, checkpoint_every=100_000),
-    "LunarLanderContinuous-v3": DEFAULT
-    | dict(gamma=0.999, gae_lambda=0.98, total_steps=2_000_000)
-    | dict(checkpoint_every=100_000),
+    "LunarLander-v3": LANDER,
+    "LunarLanderContinuous-v3": LANDER,
     "Pendulum-v1": DEFAULT
     | dict(n_steps=256, gamma=0.95, learning_rate=1e-3, total_steps=1_000_000)
     | dict(checkpoint_every=50_000),
@@ -60,16 +57,14 @@ class Args:
     env_id: str = "Hopper-v4"  # one of RECIPES
     seed: int = 0
     total_steps: int | None = None  # environment steps; the recipe's own where not given
-    env_kwargs: str = "{}"  # of the environment in training, as JSON; it is measured as registered
-    weights_of: str | None = None  # train nothing: ship the expert of this environment, whose observations come first
+    weights_of: str | None = None  # train nothing: measure and ship the expert of this environment, such as the -v4
     work_dir: Path = Path("runs/experts")  # checkpoints, curve and the state from which to continue
 
 
-def build(recipe, env_id, seed, run, env_kwargs):
+def build(recipe, env_id, seed, run):
     """The model with its environments: new, or as the stopped run in `run` left them."""
-    ours = "total_steps", "checkpoint_every", "selection_episodes"
-    recipe = {key: value for key, value in recipe.items() if key not in ours}
-    envs = make_vec_env(env_id, recipe.pop("n_envs"), seed, env_kwargs=env_kwargs)
+    recipe = {key: value for key, value in recipe.items() if key not in ("total_steps", "checkpoint_every")}
+    envs = make_vec_env(env_id, recipe.pop("n_envs"), seed)
     if (run / "state.zip").exists():
         return PPO.load(run / "state.zip", env=VecNormalize.load(str(run / "normalizer.pkl"), envs))
     return PPO("MlpPolicy", VecNormalize(envs, gamma=recipe["gamma"]), seed=seed, **recipe)
@@ -92,22 +87,20 @@ def export(model, path, metadata):
     save_file(tensors, path, {key: str(value) for key, value in metadata.items()})
 
 
-def choose(run, env_id, num_episodes):
-    """Of the checkpoints, the one whose episodes have the best mean minus standard deviation; hours, arguments."""
+def choose(run, env_id):
+    """Of the checkpoints, the one whose 100 episodes have the best mean minus standard deviation, and its hours."""
     curve = [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
     scores = {}
-    candidates = [line for line in curve if line["arguments"] == curve[-1]["arguments"]]
-    for candidate in sorted(candidates, key=lambda line: line["mean"] - line["std"])[-5:]:
-        returns = play(NeuralExpert(run / f"{candidate['steps']}.safetensors"), env_id, num_episodes, seed=20_000)
+    for candidate in sorted(curve, key=lambda line: line["mean"] - line["std"])[-5:]:
+        returns = play(NeuralExpert(run / f"{candidate['steps']}.safetensors"), env_id, 100, seed=20_000)
         scores[candidate["steps"]] = returns.mean() - returns.std()
         print(f"selection: {candidate['steps']:,} steps: {returns.mean():.1f} ± {returns.std():.1f}", flush=True)
     steps = max(scores, key=scores.get)
-    lines = [line for line in curve if line["steps"] <= steps]
-    arguments = list(dict.fromkeys(line["arguments"] for line in lines))
-    return NeuralExpert(run / f"{steps}.safetensors"), round(lines[-1]["hours"], 2), arguments
+    hours = next(line["hours"] for line in curve if line["steps"] == steps)
+    return NeuralExpert(run / f"{steps}.safetensors"), round(hours, 2)
 
 
-def ship(expert, hours, arguments, env_id):
+def ship(expert, env_id, hours, arguments):
     """Write the weights with what 100 episodes returned, on seeds that nothing was chosen on."""
     returns = play(expert, env_id, 100, seed=10_000)
     space = gym.make(env_id).action_space
@@ -120,7 +113,7 @@ def ship(expert, hours, arguments, env_id):
         "return_min": returns.min(),
         "random_return": random.mean(),
         "train_hours": hours,
-        "command": " && ".join(f"python -m experts.train --env-id {env_id} {line}" for line in arguments),
+        "command": f"python -m experts.train --env-id {env_id} {arguments}",
         **{name: version(name) for name in ("sbx-rl", "jax", "gymnasium", "mujoco")},
     }
     WEIGHTS.mkdir(exist_ok=True)
@@ -134,20 +127,14 @@ def main(args):
     torch.set_num_threads(1)
     if args.weights_of:
         expert = NeuralExpert(WEIGHTS / f"{args.weights_of}.safetensors")
-        more = gym.make(args.env_id).observation_space.shape[0] - len(expert.tensors["obs_mean"])
-        for name, value in {"obs_mean": 0.0, "obs_std": 1.0, "0.weight": 0.0}.items():  # what else there is, is ignored
-            expert.tensors[name] = torch.nn.functional.pad(expert.tensors[name], (0, more), value=value)
-        ship(expert, expert.metadata["train_hours"], [f"--weights-of {args.weights_of}"], args.env_id)
+        ship(expert, args.env_id, expert.metadata["train_hours"], f"--weights-of {args.weights_of}")
         return
     recipe, run = RECIPES[args.env_id], args.work_dir / f"{args.env_id}__{args.seed}"
     run.mkdir(parents=True, exist_ok=True)
-    model, start, hours = build(recipe, args.env_id, args.seed, run, json.loads(args.env_kwargs)), time.time(), 0.0
+    model, start, hours = build(recipe, args.env_id, args.seed, run), time.time(), 0.0
     if model.num_timesteps:
         hours = json.loads((run / "curve.jsonl").read_text().splitlines()[-1])["hours"]
     total_steps = args.total_steps or recipe["total_steps"]
-    arguments = f"--seed {args.seed} --total-steps {total_steps}"
-    if args.env_kwargs != "{}":
-        arguments += f" --env-kwargs '{args.env_kwargs}'"
     while (remaining := 1 - model.num_timesteps / total_steps) > 0:
         model.lr_schedule = lambda _, rate=recipe["learning_rate"] * remaining: rate
         model.ent_coef = recipe["ent_coef"] * remaining
@@ -157,7 +144,6 @@ def main(args):
         export(model, path, {"env_id": args.env_id, "algorithm": "PPO", "steps": steps, "seed": args.seed})
         returns = play(NeuralExpert(path), args.env_id, 10, seed=30_000)
         line = {"steps": steps, "mean": returns.mean(), "std": returns.std(), "min": returns.min()}
-        line["arguments"] = arguments
         line["hours"] = hours + (time.time() - start) / 3600
         with open(run / "curve.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
@@ -165,7 +151,8 @@ def main(args):
         model.get_env().save(str(run / "normalizer.pkl"))
         model.save(run / "state.tmp.zip")
         (run / "state.tmp.zip").replace(run / "state.zip")
-    ship(*choose(run, args.env_id, recipe["selection_episodes"]), args.env_id)
+    expert, hours = choose(run, args.env_id)
+    ship(expert, args.env_id, hours, f"--seed {args.seed} --total-steps {total_steps}")
 
 
 if __name__ == "__main__":
