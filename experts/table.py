@@ -21,6 +21,8 @@ PUBLISHED = {  # best mean return in rl-zoo3's benchmark.md or CleanRL's documen
     "LunarLanderContinuous-v3": "278 (TQC, rl-zoo3, v2)",
     "BipedalWalker-v3": "330 (TQC, rl-zoo3)",
     "Pendulum-v1": "-151 (TQC, rl-zoo3)",
+    "MountainCarContinuous-v0": "97 (ARS, rl-zoo3)",
+    "Swimmer-v4": "359 (TD3, rl-zoo3, v3)",
 }
 
 
@@ -32,7 +34,7 @@ def table():
     for path in sorted(WEIGHTS.glob("*.safetensors")):
         m = NeuralExpert(path).metadata
         mean, std, low, random = (float(m[key]) for key in ("return_mean", "return_std", "return_min", "random_return"))
-        digits = int(abs(mean) < 10)
+        digits = int(abs(mean) < 100)
         lines.append(
             f"| `{m['env_id']}` | {mean:.{digits}f} ± {std:.{digits}f} "
             f"| {low:.{digits}f} | {random:.0f} | {PUBLISHED.get(m['env_id'], '')} "
