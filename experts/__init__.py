@@ -86,6 +86,8 @@ class NeuralExpert:
             self.metadata = file.metadata()
             self.tensors = {name: file.get_tensor(name) for name in file.keys()}
         self.num_layers = sum(name.endswith(".weight") for name in self.tensors)
+        self.squashed = self.metadata["algorithm"] != "PPO"  # as the library's off-policy actors are
+        self.activation = torch.relu if self.squashed else torch.tanh
         self.return_mean = float(self.metadata.get("return_mean", "nan"))
         self.random_return = float(self.metadata.get("random_return", "nan"))
 
@@ -96,8 +98,10 @@ class NeuralExpert:
         x = torch.as_tensor(np.asarray(obs), dtype=torch.float32)
         x = ((x - t["obs_mean"]) / t["obs_std"]).clamp(-t["obs_clip"], t["obs_clip"])
         for i in range(self.num_layers - 1):
-            x = torch.tanh(F.linear(x, t[f"{i}.weight"], t[f"{i}.bias"]))
+            x = self.activation(F.linear(x, t[f"{i}.weight"], t[f"{i}.bias"]))
         x = F.linear(x, t[f"{self.num_layers - 1}.weight"], t[f"{self.num_layers - 1}.bias"])
+        if self.squashed:
+            return (t["action_low"] + (torch.tanh(x) + 1) / 2 * (t["action_high"] - t["action_low"])).numpy()
         if "action_low" in t:
             return x.clamp(t["action_low"], t["action_high"]).numpy()
         return x.argmax(-1).numpy()
