@@ -86,7 +86,7 @@ class NeuralExpert:
             self.metadata = file.metadata()
             self.tensors = {name: file.get_tensor(name) for name in file.keys()}
         self.num_layers = sum(name.endswith(".weight") for name in self.tensors)
-        self.squashed = self.metadata["algorithm"] != "PPO"  # as the library's off-policy actors are
+        self.squashed = self.metadata["algorithm"] in ("SAC", "TD3", "TQC")  # as the library's off-policy actors are
         self.activation = torch.relu if self.squashed else torch.tanh
         self.return_mean = float(self.metadata.get("return_mean", "nan"))
         self.random_return = float(self.metadata.get("random_return", "nan"))

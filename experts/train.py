@@ -3,7 +3,8 @@
     pip install -r requirements-experts.txt
     JAX_PLATFORMS=cpu taskset -c 0 python -m experts.train --env-id Hopper-v4 --seed 1
 
-PPO with many steps is the cheap recipe; where it falls short, an off-policy algorithm makes more of each step. The
+PPO with many steps is the cheap recipe. Where it falls short, an off-policy algorithm makes more of each step, and a
+random search over linear policies (ARS) takes the return of a whole episode, without a discount, for its signal. The
 learning rate and PPO's bonus for entropy fall linearly to zero, in steps of `checkpoint_every`. After each the actor is
 exported to `work_dir` and plays ten episodes. At the end the best few by that brief evaluation play 100 episodes each,
 on seeds of their own; the one with the best mean minus standard deviation is shipped, and its recorded return comes
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 import tyro
 from safetensors.numpy import save_file
+from sb3_contrib import ARS
 from sbx import PPO, TQC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -56,6 +58,11 @@ RECIPES = {
     "LunarLander-v3": LANDER,
     "LunarLanderContinuous-v3": LANDER,
     "BipedalWalker-v3": OFF_POLICY,
+    # SAC and TD3, with a discount of 0.9999, did not get above 336.
+    "Swimmer-v4": dict(
+        algorithm=ARS, n_envs=1, n_delta=1, learning_rate=0.02, delta_std=0.01, total_steps=500_000,
+        checkpoint_every=50_000,
+    ),  # fmt: skip
     "Pendulum-v1": DEFAULT
     | dict(n_steps=256, gamma=0.95, learning_rate=1e-3, total_steps=1_000_000)
     | dict(checkpoint_every=50_000),
@@ -81,17 +88,17 @@ def build(recipe, env_id, seed, run):
     algorithm = recipe.pop("algorithm")
     envs = make_vec_env(env_id, recipe.pop("n_envs"), seed, env_kwargs=recipe.pop("env_kwargs", None))
     if not (run / "state.zip").exists():
-        envs = VecNormalize(envs, norm_reward=algorithm is PPO, gamma=recipe["gamma"])
-        return algorithm("MlpPolicy", envs, seed=seed, **recipe)
+        envs = VecNormalize(envs, norm_reward=algorithm is PPO, gamma=recipe.get("gamma", 1.0))
+        return algorithm("LinearPolicy" if algorithm is ARS else "MlpPolicy", envs, seed=seed, **recipe)
     model = algorithm.load(run / "state.zip", env=VecNormalize.load(str(run / "normalizer.pkl"), envs))
-    if algorithm is not PPO:
+    if algorithm is TQC:
         model.load_replay_buffer(run / "replay.pkl")
     return model
 
 
 def export(model, path, metadata):
     """Write the actor, its observation statistics and the action bounds as one safetensors file."""
-    params, space, normalizer = model.policy.actor_state.params["params"], model.action_space, model.get_env()
+    space, normalizer = model.action_space, model.get_env()
     tensors = {
         "obs_mean": normalizer.obs_rms.mean,
         "obs_std": np.sqrt(normalizer.obs_rms.var + normalizer.epsilon),
@@ -99,9 +106,14 @@ def export(model, path, metadata):
     }
     if isinstance(space, gym.spaces.Box):
         tensors |= {"action_low": space.low, "action_high": space.high}
-    for i in range(len(model.policy_kwargs["net_arch"]) + 1):  # off policy, one more follows, for log σ
-        tensors[f"{i}.weight"] = np.ascontiguousarray(np.asarray(params[f"Dense_{i}"]["kernel"]).T)
-        tensors[f"{i}.bias"] = np.asarray(params[f"Dense_{i}"]["bias"])
+    if isinstance(model, ARS):
+        tensors["0.weight"] = model.policy.action_net[0].weight.detach().numpy()
+        tensors["0.bias"] = np.zeros(space.shape)
+    else:
+        params = model.policy.actor_state.params["params"]
+        for i in range(len(model.policy_kwargs["net_arch"]) + 1):  # off policy, one more follows, for log σ
+            tensors[f"{i}.weight"] = np.ascontiguousarray(np.asarray(params[f"Dense_{i}"]["kernel"]).T)
+            tensors[f"{i}.bias"] = np.asarray(params[f"Dense_{i}"]["bias"])
     tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
     save_file(tensors, path, {key: str(value) for key, value in metadata.items()})
 
@@ -133,7 +145,7 @@ def ship(expert, env_id, hours, arguments):
         "random_return": random.mean(),
         "train_hours": hours,
         "command": f"python -m experts.train --env-id {env_id} {arguments}",
-        **{name: version(name) for name in ("sbx-rl", "jax", "gymnasium", "mujoco")},
+        **{name: version(name) for name in ("sbx-rl", "sb3-contrib", "jax", "gymnasium", "mujoco")},
     }
     WEIGHTS.mkdir(exist_ok=True)
     tensors = {name: tensor.numpy() for name, tensor in expert.tensors.items()}
@@ -169,7 +181,7 @@ def main(args):
             file.write(json.dumps(line) + "\n")
         print(f"{steps:>11,} steps: {line['mean']:.1f} ± {line['std']:.1f}, {line['hours']:.2f} hours", flush=True)
         model.get_env().save(str(run / "normalizer.pkl"))
-        if not isinstance(model, PPO):
+        if isinstance(model, TQC):
             model.save_replay_buffer(run / "replay.pkl")
         model.save(run / "state.tmp.zip")
         (run / "state.tmp.zip").replace(run / "state.zip")
