@@ -43,6 +43,9 @@ OFF_POLICY = dict(
     tau=0.02, learning_rate=7e-4, policy_kwargs=dict(net_arch=[128, 128]), total_steps=500_000, checkpoint_every=50_000,
 )  # fmt: skip
 LANDER = DEFAULT | dict(gamma=0.999, gae_lambda=0.98, total_steps=2_000_000, checkpoint_every=100_000)
+SEARCH = dict(
+    algorithm=ARS, n_envs=1, n_delta=1, learning_rate=0.02, delta_std=0.01, total_steps=500_000, checkpoint_every=50_000
+)  # fmt: skip
 RECIPES = {
     # The bonus for entropy keeps the exploration up; without it the gait settles early, below the floor of 3,500.
     "Hopper-v4": DEFAULT | dict(ent_coef=0.01, total_steps=2_500_000),
@@ -59,10 +62,7 @@ RECIPES = {
     "LunarLanderContinuous-v3": LANDER,
     "BipedalWalker-v3": OFF_POLICY,
     # SAC and TD3, with a discount of 0.9999, did not get above 336.
-    "Swimmer-v4": dict(
-        algorithm=ARS, n_envs=1, n_delta=1, learning_rate=0.02, delta_std=0.01, total_steps=500_000,
-        checkpoint_every=50_000,
-    ),  # fmt: skip
+    "Swimmer-v4": SEARCH,
     "Pendulum-v1": DEFAULT
     | dict(n_steps=256, gamma=0.95, learning_rate=1e-3, total_steps=1_000_000)
     | dict(checkpoint_every=50_000),
@@ -93,6 +93,8 @@ def build(recipe, env_id, seed, run):
     model = algorithm.load(run / "state.zip", env=VecNormalize.load(str(run / "normalizer.pkl"), envs))
     if algorithm is TQC:
         model.load_replay_buffer(run / "replay.pkl")
+    # The same directions again would undo the random search's first steps.
+    model.set_random_seed(seed + model.num_timesteps)
     return model
 
 
