@@ -76,7 +76,7 @@ def load_expert(env_id, expert=None, seed=0, dataset=None):
 
 
 class NeuralExpert:
-    """A trained actor, read from a safetensors file and evaluated greedily.
+    """A trained actor, read from a safetensors file and evaluated greedily; further observations are ignored.
 
     `metadata` holds the file's strings: environment, algorithm, steps, seed, versions, returns over 100 episodes.
     """
@@ -95,7 +95,7 @@ class NeuralExpert:
     def __call__(self, obs):
         """obs (N, obs_dim) of any float dtype -> actions (N, act_dim) float32, or (N,) int64 where discrete."""
         t = self.tensors
-        x = torch.as_tensor(np.asarray(obs), dtype=torch.float32)
+        x = torch.as_tensor(np.asarray(obs)[:, : len(t["obs_mean"])], dtype=torch.float32)
         x = ((x - t["obs_mean"]) / t["obs_std"]).clamp(-t["obs_clip"], t["obs_clip"])
         for i in range(self.num_layers - 1):
             x = self.activation(F.linear(x, t[f"{i}.weight"], t[f"{i}.bias"]))

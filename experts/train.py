@@ -6,10 +6,11 @@
 PPO with many steps is the cheap recipe. Where it falls short, an off-policy algorithm makes more of each step, and a
 random search over linear policies (ARS) takes the return of a whole episode, without a discount, for its signal. The
 learning rate and PPO's bonus for entropy fall linearly to zero, in steps of `checkpoint_every`. After each the actor is
-exported to `work_dir` and plays ten episodes. At the end the best few by that brief evaluation play 100 episodes each,
+exported to `work_dir` and plays ten episodes. At the end the best five by that brief evaluation play 100 episodes each,
 on seeds of their own; the one with the best mean minus standard deviation is shipped, and its recorded return comes
-from 100 further episodes on other seeds. A run that was stopped continues with the same command. Its state is in
-Stable-Baselines3's own format, a pickle: continue only your own.
+from 100 further episodes on other seeds. A run that was stopped continues with the same command, and a finished one
+with more `--total-steps`, perhaps in a harder variant of the environment. Its state is in Stable-Baselines3's own
+format, a pickle: continue only your own.
 """
 
 import json
@@ -25,6 +26,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 import tyro
+from gymnasium.wrappers import TransformAction, TransformObservation
 from safetensors.numpy import save_file
 from sb3_contrib import ARS
 from sbx import PPO, TQC
@@ -43,6 +45,11 @@ OFF_POLICY = dict(
     tau=0.02, learning_rate=7e-4, policy_kwargs=dict(net_arch=[128, 128]), total_steps=500_000, checkpoint_every=50_000,
 )  # fmt: skip
 LANDER = DEFAULT | dict(gamma=0.999, gae_lambda=0.98, total_steps=2_000_000, checkpoint_every=100_000)
+HUMANOID = OFF_POLICY | dict(
+    n_envs=8, gradient_steps=8, gamma=0.99, tau=0.005, learning_rate=4e-4, total_steps=2_600_000,
+    policy_kwargs=dict(net_arch=[256, 256], layer_norm=True), checkpoint_every=100_000,
+    first_observations=45,  # of 376: positions and velocities, the whole state
+)  # fmt: skip
 SEARCH = dict(
     algorithm=ARS, n_envs=1, n_delta=1, learning_rate=0.02, delta_std=0.01, total_steps=500_000, checkpoint_every=50_000
 )  # fmt: skip
@@ -52,6 +59,9 @@ RECIPES = {
     "Walker2d-v4": DEFAULT | dict(total_steps=5_000_000),
     "Walker2d-v5": DEFAULT | dict(total_steps=5_000_000),
     "HalfCheetah-v4": DEFAULT | dict(ent_coef=0.005, total_steps=20_000_000),  # without: below 10,200
+    # Then 6 million more in harder variants (see its command): before them, some of a hundred episodes end in a fall.
+    "Ant-v4": DEFAULT | dict(ent_coef=0.005, total_steps=8_000_000, selection_episodes=300),
+    "Humanoid-v4": HUMANOID,
     "InvertedPendulum-v4": DEFAULT | dict(n_steps=128, total_steps=500_000, checkpoint_every=50_000),
     # Short episodes in training, for many starts: in a thousand steps one in a hundred starts was never caught.
     "InvertedDoublePendulum-v4": DEFAULT
@@ -78,23 +88,38 @@ class Args:
     env_id: str = "Hopper-v4"  # one of RECIPES
     seed: int = 0
     total_steps: int | None = None  # environment steps; the recipe's own where not given
+    env_kwargs: str = "{}"  # of the environment in training, as JSON; it is measured as registered
+    action_noise: float = 0.0  # standard deviation of what is added to the actions in training, for margins
     weights_of: str | None = None  # train nothing: measure and ship the expert of this environment, such as the -v4
     work_dir: Path = Path("runs/experts")  # checkpoints, curve and the state from which to continue
 
 
-def build(recipe, env_id, seed, run):
+def build(args, recipe, run):
     """The model with its environments: new, or as the stopped run in `run` left them."""
-    recipe = {key: value for key, value in recipe.items() if key not in ("total_steps", "checkpoint_every")}
-    algorithm = recipe.pop("algorithm")
-    envs = make_vec_env(env_id, recipe.pop("n_envs"), seed, env_kwargs=recipe.pop("env_kwargs", None))
+    ours = "total_steps", "checkpoint_every", "selection_episodes"
+    recipe = {key: value for key, value in recipe.items() if key not in ours}
+    algorithm, first = recipe.pop("algorithm"), recipe.pop("first_observations", None)
+    env_kwargs = recipe.pop("env_kwargs", {}) | json.loads(args.env_kwargs)
+    noise = np.random.default_rng(args.seed)
+
+    def add_noise(action):
+        return action + args.action_noise * noise.standard_normal(action.shape, np.float32)
+
+    def wrap(env):
+        if first:
+            low, high = env.observation_space.low[:first], env.observation_space.high[:first]
+            env = TransformObservation(env, lambda obs: obs[:first].astype(np.float32), gym.spaces.Box(low, high))
+        return TransformAction(env, add_noise, env.action_space) if args.action_noise else env
+
+    envs = make_vec_env(args.env_id, recipe.pop("n_envs"), args.seed, env_kwargs=env_kwargs, wrapper_class=wrap)
     if not (run / "state.zip").exists():
         envs = VecNormalize(envs, norm_reward=algorithm is PPO, gamma=recipe.get("gamma", 1.0))
-        return algorithm("LinearPolicy" if algorithm is ARS else "MlpPolicy", envs, seed=seed, **recipe)
+        return algorithm("LinearPolicy" if algorithm is ARS else "MlpPolicy", envs, seed=args.seed, **recipe)
     model = algorithm.load(run / "state.zip", env=VecNormalize.load(str(run / "normalizer.pkl"), envs))
     if algorithm is TQC:
         model.load_replay_buffer(run / "replay.pkl")
-    # The same directions again would undo the random search's first steps.
-    model.set_random_seed(seed + model.num_timesteps)
+    if algorithm is ARS:  # the same directions again would undo the first steps
+        model.set_random_seed(args.seed + model.num_timesteps)
     return model
 
 
@@ -120,20 +145,22 @@ def export(model, path, metadata):
     save_file(tensors, path, {key: str(value) for key, value in metadata.items()})
 
 
-def choose(run, env_id):
-    """Of the checkpoints, the one whose 100 episodes have the best mean minus standard deviation, and its hours."""
+def choose(run, env_id, num_episodes):
+    """Of the last arguments' checkpoints, the one with the best mean minus standard deviation; hours, all arguments."""
     curve = [json.loads(line) for line in (run / "curve.jsonl").read_text().splitlines()]
     scores = {}
-    for candidate in sorted(curve, key=lambda line: line["mean"] - line["std"])[-5:]:
-        returns = play(NeuralExpert(run / f"{candidate['steps']}.safetensors"), env_id, 100, seed=20_000)
+    candidates = [line for line in curve if line["arguments"] == curve[-1]["arguments"]]
+    for candidate in sorted(candidates, key=lambda line: line["mean"] - line["std"])[-5:]:
+        returns = play(NeuralExpert(run / f"{candidate['steps']}.safetensors"), env_id, num_episodes, seed=20_000)
         scores[candidate["steps"]] = returns.mean() - returns.std()
         print(f"selection: {candidate['steps']:,} steps: {returns.mean():.1f} ± {returns.std():.1f}", flush=True)
     steps = max(scores, key=scores.get)
-    hours = next(line["hours"] for line in curve if line["steps"] == steps)
-    return NeuralExpert(run / f"{steps}.safetensors"), round(hours, 2)
+    lines = [line for line in curve if line["steps"] <= steps]
+    arguments = list(dict.fromkeys(line["arguments"] for line in lines))
+    return NeuralExpert(run / f"{steps}.safetensors"), round(lines[-1]["hours"], 2), arguments
 
 
-def ship(expert, env_id, hours, arguments):
+def ship(expert, hours, arguments, env_id):
     """Write the weights with what 100 episodes returned, on seeds that nothing was chosen on."""
     returns = play(expert, env_id, 100, seed=10_000)
     space = gym.make(env_id).action_space
@@ -146,7 +173,7 @@ def ship(expert, env_id, hours, arguments):
         "return_min": returns.min(),
         "random_return": random.mean(),
         "train_hours": hours,
-        "command": f"python -m experts.train --env-id {env_id} {arguments}",
+        "command": " && ".join(f"python -m experts.train --env-id {env_id} {line}" for line in arguments),
         **{name: version(name) for name in ("sbx-rl", "sb3-contrib", "jax", "gymnasium", "mujoco")},
     }
     WEIGHTS.mkdir(exist_ok=True)
@@ -160,14 +187,19 @@ def main(args):
     torch.set_num_threads(1)
     if args.weights_of:
         expert = NeuralExpert(WEIGHTS / f"{args.weights_of}.safetensors")
-        ship(expert, args.env_id, expert.metadata["train_hours"], f"--weights-of {args.weights_of}")
+        ship(expert, expert.metadata["train_hours"], [f"--weights-of {args.weights_of}"], args.env_id)
         return
     recipe, run = RECIPES[args.env_id], args.work_dir / f"{args.env_id}__{args.seed}"
     run.mkdir(parents=True, exist_ok=True)
-    model, start, hours = build(recipe, args.env_id, args.seed, run), time.time(), 0.0
+    model, start, hours = build(args, recipe, run), time.time(), 0.0
     if model.num_timesteps:
         hours = json.loads((run / "curve.jsonl").read_text().splitlines()[-1])["hours"]
     total_steps = args.total_steps or recipe["total_steps"]
+    arguments = f"--seed {args.seed} --total-steps {total_steps}"
+    if args.env_kwargs != "{}":
+        arguments += f" --env-kwargs '{args.env_kwargs}'"
+    if args.action_noise:
+        arguments += f" --action-noise {args.action_noise}"
     while (remaining := 1 - model.num_timesteps / total_steps) > 0:
         model.lr_schedule = lambda _, rate=recipe["learning_rate"] * remaining: rate
         if isinstance(model, PPO):
@@ -178,7 +210,7 @@ def main(args):
         export(model, path, {"env_id": args.env_id, "algorithm": algorithm, "steps": steps, "seed": args.seed})
         returns = play(NeuralExpert(path), args.env_id, 10, seed=30_000)
         line = {"steps": steps, "mean": returns.mean(), "std": returns.std(), "min": returns.min()}
-        line["hours"] = hours + (time.time() - start) / 3600
+        line |= {"arguments": arguments, "hours": hours + (time.time() - start) / 3600}
         with open(run / "curve.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
         print(f"{steps:>11,} steps: {line['mean']:.1f} ± {line['std']:.1f}, {line['hours']:.2f} hours", flush=True)
@@ -187,8 +219,7 @@ def main(args):
             model.save_replay_buffer(run / "replay.pkl")
         model.save(run / "state.tmp.zip")
         (run / "state.tmp.zip").replace(run / "state.zip")
-    expert, hours = choose(run, args.env_id)
-    ship(expert, args.env_id, hours, f"--seed {args.seed} --total-steps {total_steps}")
+    ship(*choose(run, args.env_id, recipe.get("selection_episodes", 100)), args.env_id)
 
 
 if __name__ == "__main__":
