@@ -173,6 +173,15 @@ class Limit(gym.wrappers.TimeLimit):
         return obs, reward, terminated, truncated, info
 
 
+def quiet(env_id):
+    """Silence what is no news to who asked for `env_id`: its successor, and the old syntax of Gymnasium's models."""
+    gym.logger.min_level = gym.logger.ERROR
+    if env_id in gym.registry and "mujoco" in str(gym.registry[env_id].entry_point):
+        import mujoco
+
+        mujoco.set_mju_user_warning(lambda text: "deprecated" in text or print(f"MuJoCo: {text}", file=sys.stderr))
+
+
 def make_envs(env_id, num_envs, limit=None, **kwargs):
     """Environments with flat observations, stepped side by side; raises ValueError where there are none of that id.
 
@@ -186,11 +195,7 @@ def make_envs(env_id, num_envs, limit=None, **kwargs):
             raise ValueError(f"--max-episode-steps {limit}: {env_id} sets {env.spec.max_episode_steps} itself.")
         return env if env.spec.max_episode_steps else Limit(env, LIMITS[env_id])
 
-    gym.logger.min_level = gym.logger.ERROR  # that a -v4 id has a successor is no news to who asked for it
-    if env_id in gym.registry and "mujoco" in str(gym.registry[env_id].entry_point):
-        import mujoco  # of its warnings, those about the syntax of Gymnasium's own models are none of the user's
-
-        mujoco.set_mju_user_warning(lambda text: "deprecated" in text or print(f"MuJoCo: {text}", file=sys.stderr))
+    quiet(env_id)
     try:
         vector, wrappers = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}, [limited, *kwargs.pop("wrappers", ())]
         envs = gym.make_vec(env_id, num_envs, "sync", vector, wrappers, **kwargs)

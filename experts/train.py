@@ -33,7 +33,7 @@ from sbx import PPO, TQC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from experts import WEIGHTS, NeuralExpert, play
+from experts import WEIGHTS, NeuralExpert, play, quiet
 
 DEFAULT = dict(
     algorithm=PPO, n_envs=16, n_steps=512, batch_size=512, n_epochs=10, learning_rate=3e-4, gamma=0.99, gae_lambda=0.95,
@@ -183,7 +183,7 @@ def ship(expert, hours, arguments, env_id):
 
 
 def main(args):
-    gym.logger.min_level = gym.logger.ERROR
+    quiet(args.env_id)
     torch.set_num_threads(1)
     if args.weights_of:
         expert = NeuralExpert(WEIGHTS / f"{args.weights_of}.safetensors")
