@@ -196,6 +196,8 @@ def make_envs(env_id, num_envs, limit=None, **kwargs):
         return env if env.spec.max_episode_steps else Limit(env, LIMITS[env_id])
 
     quiet(env_id)
+    if "render_mode" in kwargs and "gymnasium.envs.mujoco" in str(gym.registry.get(env_id)):
+        kwargs = {"camera_name": "track"} | kwargs  # Gymnasium's own choice stands still, and they run out of it
     try:
         vector, wrappers = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}, [limited, *kwargs.pop("wrappers", ())]
         envs = gym.make_vec(env_id, num_envs, "sync", vector, wrappers, **kwargs)

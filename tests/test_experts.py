@@ -74,6 +74,12 @@ def test_making_environments_says_nothing_and_leaves_nothing(tmp_path):
     assert done.stdout == done.stderr == "" and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("env_id", [env_id for env_id in SHIPPED if env_id.split("-")[0] in {*LOCOMOTION, "Swimmer"}])
+def test_the_camera_follows_who_walks(env_id):
+    env = experts.make_envs(env_id, 1, render_mode="rgb_array").envs[0].unwrapped
+    assert env.mujoco_renderer.camera_id == env.model.camera("track").id
+
+
 def test_unknown_environment_lists_what_there_is_and_how_to_bring_one():
     with pytest.raises(ValueError, match=r"(?s)MountainCar-v0.*Hopper-v4.*LaneChange-v0.*--expert module:callable"):
         experts.load_expert("MountainCar-v0")
