@@ -76,7 +76,7 @@ def load_expert(env_id, expert=None, seed=0, dataset=None):
 
 
 class NeuralExpert:
-    """A trained actor, read from a safetensors file and evaluated greedily; further observations are ignored.
+    """A trained actor, read from a safetensors file and evaluated greedily, on the first entries of an observation.
 
     `metadata` holds the file's strings: environment, algorithm, steps, seed, versions, returns over 100 episodes.
     """
@@ -86,7 +86,7 @@ class NeuralExpert:
             self.metadata = file.metadata()
             self.tensors = {name: file.get_tensor(name) for name in file.keys()}
         self.num_layers = sum(name.endswith(".weight") for name in self.tensors)
-        self.squashed = self.metadata["algorithm"] in ("SAC", "TD3", "TQC")  # as the library's off-policy actors are
+        self.squashed = self.metadata["algorithm"] == "TQC"  # as the library's off-policy actors are
         self.activation = torch.relu if self.squashed else torch.tanh
         self.return_mean = float(self.metadata.get("return_mean", "nan"))
         self.random_return = float(self.metadata.get("random_return", "nan"))
@@ -176,7 +176,7 @@ class Limit(gym.wrappers.TimeLimit):
 def quiet(env_id):
     """Silence what is no news to who asked for `env_id`: its successor, and the old syntax of Gymnasium's models."""
     gym.logger.min_level = gym.logger.ERROR
-    if env_id in gym.registry and "mujoco" in str(gym.registry[env_id].entry_point):
+    if "mujoco" in str(gym.registry.get(env_id)):
         import mujoco
 
         mujoco.set_mju_user_warning(lambda text: "deprecated" in text or print(f"MuJoCo: {text}", file=sys.stderr))
@@ -197,7 +197,7 @@ def make_envs(env_id, num_envs, limit=None, **kwargs):
 
     quiet(env_id)
     if "render_mode" in kwargs and "gymnasium.envs.mujoco" in str(gym.registry.get(env_id)):
-        kwargs = {"camera_name": "track"} | kwargs  # Gymnasium's own choice stands still, and they run out of it
+        kwargs = {"camera_name": "track"} | kwargs  # Gymnasium's own stands still, and the walkers leave its picture
     try:
         vector, wrappers = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}, [limited, *kwargs.pop("wrappers", ())]
         envs = gym.make_vec(env_id, num_envs, "sync", vector, wrappers, **kwargs)
