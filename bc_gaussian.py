@@ -1,263 +1,461 @@
-"""Behaviour cloning with a Gaussian: maximum likelihood, with a spread that depends on the state, and still one mode.
+"""Behaviour cloning with a Gaussian: maximum likelihood, a spread for each state, and one mode.
 
-    pi(a|s) = N(a; mu(s), diag sigma(s)^2)                                                 (1)
-    L = -log pi(a|s) = sum_d [(a_d - mu_d)^2 / (2 sigma_d^2) + log sigma_d] + const        (2)
+    pi(a|s) = N(a; mu(s), diag sigma(s)^2)                                              (1)
+    L = E_(s, a) -log pi(a|s)                                                           (2)
 
-Nix & Weigend, "Estimating the Mean and Variance of the Target Probability Distribution", 1994. A density may exceed 1,
-so that a negative loss is nothing wrong. Differs from the paper in that both moments come from one network, sigma has a
-high floor, and the policy kept is the one of the lowest held-out loss. Where demonstrations have two modes, the mean
-falls between them as that of squared loss does, and sigma grows until it covers both and what lies between.
-At test time the action is the mean; with --stochastic it is drawn from (1).
-    python bc_gaussian.py --env-id Hopper-v4  # return 3727 ± 8 over 5 seeds, 1.5 minutes on one core
+Nix & Weigend, "Estimating the Mean and Variance of the Target Probability Distribution", ICNN 1994
+(https://doi.org/10.1109/ICNN.1994.374138). The density may exceed 1, so a negative loss is nothing
+wrong. Where the demonstrations have two modes, the mean falls between them as with squared loss,
+and sigma grows until it covers both and what lies between.
+
+Differences from the paper:
+- One network gives both moments, and both are trained from the start.
+- Actions are standardised, and sigma has a floor in their units: a deterministic expert would drive
+  it to zero.
+
+At test time the action is mu(s); with --stochastic it is drawn from (1).
+
+    python bc_gaussian.py --env-id Hopper-v4
 """
 
+import functools
 import json
 import math
 import re
 import signal
 import sys
 import time
-import timeit
+from collections import Counter, namedtuple
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 import tyro
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import load_expert, make_envs, rollout
+from experts import load_expert
 
 
 @dataclass
 class Args:
-    # --- Experiment ---
+    # --- Task and demonstrations ---
     env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
+    num_envs: int = 25  # environments stepped side by side
+    max_episode_steps: int | None = None  # None: the environment's own limit
+    num_demos: int = 10  # expert episodes to learn from; a tenth as many on top are held out
+    expert: str | None = None  # your own expert, as module:callable
+    dataset: str | None = None  # a local Minari data set to learn from, in place of an expert
+    # --- Training ---
     seed: int = 0  # of demonstrations, network, batches and evaluation
-    num_demos: int = 10  # expert episodes to learn from
-    expert: str | None = None  # your own expert as module:callable, in place of the shipped one
-    dataset: str | None = None  # a local Minari data set to learn from, in place of an expert's demonstrations
     num_updates: int = 20_000  # gradient steps
-    batch_size: int = 256  # transitions per gradient step
-    learning_rate: float = 1e-3  # at its peak: a short warm-up, then cosine to zero
+    batch_size: int = 256  # transitions in a gradient step
+    learning_rate: float = 1e-3  # at its peak, after a linear warm-up; then cosine to 0
     hidden_dim: int = 256  # width of the hidden layers
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda is faster for much larger networks only
+    # --- Evaluation and output ---
     eval_every: int = 5_000  # updates between evaluations, one episode in each environment
     eval_episodes: int = 50  # episodes of the final evaluation
-    num_envs: int = 20  # environments stepped side by side
-    max_episode_steps: int | None = None  # limit where the environment sets none itself; 1,000 if not given
-    device: str = "auto"  # auto, cpu or cuda
-    num_threads: int = 1  # more are slower for networks of this size
     capture_video: bool = False  # record three episodes of the final policy
+    checkpoint: str | None = None  # evaluate this policy.safetensors; do not train
     run_dir: str = "runs"  # each run makes its own directory in here
-    checkpoint: str | None = None  # evaluate this policy.safetensors, no training
     # --- Gaussian ---
-    min_std: float = 0.3  # smallest sigma, in standard deviations of the demonstrated actions
-    stochastic: bool = False  # draw the action at test time, in place of its mean
+    min_std: float = 0.3  # floor of sigma, in standard deviations of the demonstrated actions
+    stochastic: bool = False  # draw the action at test time, in place of the mean
 
-
-def moments(x):
-    """Mean and standard deviation (2, dim) of x (T, dim), for standardising; a constant dimension is only centred."""
-    std, mean = torch.std_mean(x.double(), dim=0, correction=0)
-    return torch.stack([mean, torch.where(std > 1e-6, std, 1.0)])
+    def __post_init__(self):  # tyro shows what is raised here as a usage error
+        sizes = ["num_envs", "num_demos", "num_updates", "batch_size", "hidden_dim"]
+        for name in [*sizes, "eval_every", "eval_episodes"]:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.max_episode_steps is not None and self.max_episode_steps < 1:
+            raise ValueError("max_episode_steps must be at least 1")
+        if self.seed < 0:
+            raise ValueError("seed must be at least 0")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError("learning_rate must be above 0")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device cuda: PyTorch finds none; use cpu")
+        if not 0 < self.min_std < math.inf:
+            raise ValueError("min_std must be above 0")
 
 
 class Policy(nn.Module):
-    """pi(a|s), one diagonal Gaussian; obs (B, obs_dim), actions (B, act_dim) in the environment's units."""
+    """pi(a|s). Statistics of the demonstrations are buffers, so that a saved policy is complete."""
 
-    def __init__(self, args, obs_space, action_space):
+    def __init__(self, obs_space, action_space, hidden_dim=256, min_std=0.3, stochastic=False):
         super().__init__()
-        if not isinstance(action_space, gym.spaces.Box):
-            raise ValueError(f"a Box action space is needed, not {action_space}; bc_autoregressive.py takes it.")
-        if args.min_std <= 0:
-            raise ValueError("--min-std must be above 0.")
-        obs_dim, hidden = obs_space.shape[0], args.hidden_dim
-        self.D, self.stochastic = action_space.shape[0], args.stochastic
-        self.register_buffer("min_std", torch.tensor(args.min_std))
-        self.register_buffer("obs_moments", torch.tensor([[0.0], [1.0]]).repeat(1, obs_dim))
-        self.register_buffer("action_moments", torch.tensor([[0.0], [1.0]]).repeat(1, self.D))
-        self.register_buffer("action_bounds", torch.as_tensor(np.stack([action_space.low, action_space.high])))
-        layers = nn.Linear(obs_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
-        self.net = nn.Sequential(*layers, nn.Linear(hidden, 2 * self.D))
+        obs_dim = obs_space.shape[0]
+        act_dim = action_space.shape[0]
+        self.min_std = min_std
+        self.stochastic = stochastic
+        self.net = nn.Sequential(
+            nn.Linear(obs_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, 2 * act_dim),  # mu and sigma
+        )
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
+        self.register_buffer("action_mean", torch.zeros(act_dim))
+        self.register_buffer("action_std", torch.ones(act_dim))
+        self.register_buffer("action_low", torch.tensor(action_space.low))
+        self.register_buffer("action_high", torch.tensor(action_space.high))
 
-    def fit(self, obs, actions):
-        """Take the statistics of the demonstrations."""
-        self.obs_moments.copy_(moments(obs))
-        self.action_moments.copy_(moments(actions))
+    def set_statistics(self, obs, actions):
+        self.obs_mean, self.obs_std = mean_and_std(obs)
+        self.action_mean, self.action_std = mean_and_std(actions)
 
     def forward(self, obs):
-        """The Gaussian over standardised actions: mu (B, D), sigma (B, D)."""
-        mean, std = self.obs_moments
-        mu, raw_std = self.net(((obs - mean) / std).clamp(-10, 10)).chunk(2, dim=-1)
-        return mu, self.min_std + nn.functional.softplus(raw_std)
+        """The Gaussian over standardised actions: mu (B, act_dim), sigma (B, act_dim)."""
+        obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
+        mu, raw_sigma = self.net(obs).chunk(2, dim=-1)
+        sigma = self.min_std + F.softplus(raw_sigma)
+        return mu, sigma
 
     def log_prob(self, obs, actions):
-        """log pi(a|s) (B,) in nats, a density over actions in the environment's units."""
+        """log pi(a|s) (B,) in nats, for actions (B, act_dim) in the environment's units."""
         mu, sigma = self(obs)
-        mean, std = self.action_moments
-        z = ((actions - mean) / std - mu) / sigma  # (B, D)
-        constant = 0.5 * self.D * math.log(2 * math.pi) + std.log().sum()
-        return -(0.5 * z.square() + sigma.log()).sum(-1) - constant  # (1)
+        z = ((actions - self.action_mean) / self.action_std - mu) / sigma
+        log_normal = -0.5 * z.square() - sigma.log() - 0.5 * math.log(2 * math.pi)  # (1)
+        return (log_normal - self.action_std.log()).sum(-1)
 
     def loss(self, obs, actions):
         return -self.log_prob(obs, actions).mean()  # (2)
 
     @torch.no_grad()
     def act(self, obs):
+        """Like an expert, from numpy to numpy: obs (N, obs_dim) to actions (N, act_dim)."""
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
         mu, sigma = self(obs)
-        mean, std = self.action_moments
-        return (mean + std * (torch.normal(mu, sigma) if self.stochastic else mu)).clamp(*self.action_bounds)
+        standardised = torch.normal(mu, sigma) if self.stochastic else mu
+        actions = self.action_mean + self.action_std * standardised
+        return actions.clamp(self.action_low, self.action_high).cpu().numpy()
 
 
-def fail(message, status=2):
-    """End with the message on standard error, without a traceback; status 2 is for wrong input."""
+def mean_and_std(x):
+    """For standardising x (T, dim); a dimension that is constant is only centred."""
+    x = x.double()
+    std = x.std(0, correction=0)
+    std = torch.where(std > 1e-6, std, 1.0)
+    return x.mean(0).float(), std.float()
+
+
+def fail(message):
+    """End with a message on standard error and exit status 2, which stands for wrong input."""
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(status)
+    sys.exit(2)
 
 
-def collect_demonstrations(envs, expert, num_episodes, seed, horizon):
-    """obs (T, obs_dim), each with the next `horizon` actions (T, horizon * act_dim), an episode's last one repeated."""
-    steps = rollout(envs, expert, num_episodes, seed)
-    episode, obs, actions = (np.concatenate(column) for column in zip(*(step[:3] for step in steps), strict=True))
-    order = np.argsort(episode, kind="stable")[: (episode < num_episodes).sum()]
-    last = np.cumsum(np.bincount(episode[order]))[episode[order]] - 1
-    ahead = np.minimum(np.arange(len(order))[:, None] + np.arange(horizon), last[:, None])  # (T, horizon)
-    actions = actions[order][ahead].reshape(len(order), -1)
-    return torch.as_tensor(obs[order], dtype=torch.float32), torch.as_tensor(actions, dtype=torch.float32)
+def make_envs(args, num_envs, **kwargs):
+    """Environments stepped side by side, with flat observations and continuous actions."""
+    limit = args.max_episode_steps
+    try:
+        envs = gym.make_vec(args.env_id, num_envs, "sync", max_episode_steps=limit, **kwargs)
+    except (gym.error.Error, ImportError) as error:
+        fail(f"--env-id {args.env_id} cannot be made: {error}")
+    obs_space = envs.single_observation_space
+    action_space = envs.single_action_space
+    if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
+        fail(f"--env-id {args.env_id} has observations {obs_space}; a flat Box is needed")
+    if not isinstance(action_space, gym.spaces.Box) or len(action_space.shape) != 1:
+        fail(
+            f"--env-id {args.env_id} has actions {action_space}; a flat Box is needed.\n"
+            "bc_autoregressive.py takes Discrete and MultiDiscrete actions."
+        )
+    if envs.envs[0].spec.max_episode_steps is None:
+        fail(f"--env-id {args.env_id} does not limit its episodes; give --max-episode-steps")
+    return envs
 
 
-def evaluate(envs, policy, num_episodes, seed):
-    """Returns of `num_episodes`, time per action and, where the last `info` reports them, successes and their modes."""
+Episode = namedtuple("Episode", "obs actions rewards info")
 
-    def act(obs):
-        obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
-        return policy.act(obs).cpu().numpy().reshape(envs.action_space.shape).astype(envs.action_space.dtype)
 
-    act.reset, device = getattr(policy, "reset", None), next(policy.parameters()).device
-    returns, endings = np.zeros(num_episodes + 1), [{}] * (num_episodes + 1)
-    with torch.random.fork_rng():  # sampling here leaves training as it is, and the other way round
-        torch.manual_seed(seed)
-        for episode, obs, _, rewards, done, infos in rollout(envs, act, num_episodes, seed):  # noqa: B007
-            returns[episode] += rewards
+def rollout(envs, act, num_episodes, seed):
+    """Play whole episodes; number k starts from the seed `seed + k`."""
+    episodes = []
+    while len(episodes) < num_episodes:
+        obs, _ = envs.reset(seed=seed + len(episodes))  # environment i gets this seed + i
+        running = np.ones(envs.num_envs, dtype=bool)
+        last_infos = [{} for _ in range(envs.num_envs)]
+        steps = []
+
+        # An environment that is done starts over, unrecorded, until the whole batch is done.
+        while running.any():
+            actions = np.array(act(obs.copy()))  # copies, in case an expert reuses its arrays
+            if actions.shape != envs.action_space.shape:
+                fail(f"actions of shape {envs.action_space.shape} are needed, not {actions.shape}")
+            next_obs, rewards, terminated, truncated, infos = envs.step(actions)
+            steps.append((obs, actions, rewards, running))
+            done = running & (terminated | truncated)
             for i in np.flatnonzero(done):
-                endings[episode[i]] = {k: infos[k][i] for k in ("is_success", "mode", "num_modes") if k in infos}
-        microseconds = 1e6 * min(timeit.repeat(lambda: act(obs), number=10, repeat=10)) / (10 * len(obs))
-    returns, endings = returns[:-1], endings[:-1]
-    results = {"eval_returns": returns.tolist(), "return_mean": returns.mean(), "return_std": returns.std()}
-    results["microseconds_per_action"] = microseconds  # in a batch of `num_envs`
-    if any("is_success" in end for end in endings):
-        results["success_rate"] = float(np.mean([bool(end.get("is_success")) for end in endings]))
-    if "mode" in endings[0]:
-        modes, counts = np.unique([end["mode"] for end in endings if end["is_success"]], return_counts=True)
-        entropy = (counts / counts.sum() * np.log(counts.sum() / counts)).sum() / math.log(endings[0]["num_modes"])
-        results |= {"mode_counts": dict(zip(modes.tolist(), counts.tolist(), strict=True)), "mode_entropy": entropy}
+                for key in ("is_success", "mode"):
+                    if key in infos and infos[f"_{key}"][i]:
+                        last_infos[i][key] = infos[key][i]
+            running = running & ~done
+            obs = next_obs
+
+        obs, actions, rewards, recorded = (np.stack(column) for column in zip(*steps, strict=True))
+        for i in range(envs.num_envs):
+            mask = recorded[:, i]  # the steps of this environment's first episode
+            columns = obs[mask, i], actions[mask, i], rewards[mask, i]
+            episodes.append(Episode(*columns, last_infos[i]))
+    return episodes[:num_episodes]
+
+
+def read_dataset(args, num_episodes):
+    """The first episodes of a local Minari data set."""
+    try:
+        import minari
+
+        dataset = minari.load_dataset(args.dataset)
+    except ImportError:
+        fail("--dataset needs Minari: pip install 'minari[hdf5]'")
+    except (OSError, ValueError) as error:
+        fail(f"--dataset {args.dataset} cannot be read: {error}")
+    if dataset.total_episodes < num_episodes:
+        fail(
+            f"--dataset {args.dataset} has {dataset.total_episodes} episodes, and {num_episodes} "
+            "are needed; lower --num-demos"
+        )
+    episodes = dataset.iterate_episodes(dataset.episode_indices[:num_episodes])
+    return [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in episodes]
+
+
+def collect_demonstrations(args, num_episodes):
+    """Whole episodes of the expert, or of a data set in its place."""
+    envs = make_envs(args, min(args.num_envs, num_episodes))
+    if args.dataset:
+        episodes = read_dataset(args, num_episodes)
+    else:
+        try:
+            expert = load_expert(args.env_id, args.expert, args.seed)
+        except gym.error.Error as error:
+            fail(error)
+        episodes = rollout(envs, expert, num_episodes, seed=1_000_000 * args.seed)
+    for number, episode in enumerate(episodes):
+        check_data(envs, episode.obs, episode.actions, f"demonstration {number}")
+    return episodes
+
+
+def check_data(envs, obs, actions, source):
+    """Refuse observations and actions from which nothing can be learned."""
+    obs_dim = envs.single_observation_space.shape[0]
+    if obs.shape[1:] != (obs_dim,) or not np.isfinite(obs).all():
+        fail(f"{source} has observations that are not {obs_dim} finite numbers")
+    action_space = envs.single_action_space
+    if not all(action in action_space for action in actions.astype(action_space.dtype)):
+        fail(f"{source} has actions that are not in {action_space}")
+
+
+def to_tensors(episodes, device):
+    """All observations (T, obs_dim) and actions (T, act_dim) in a row."""
+    obs = np.concatenate([episode.obs for episode in episodes])
+    actions = np.concatenate([episode.actions for episode in episodes])
+    return [torch.tensor(x, dtype=torch.float32, device=device) for x in (obs, actions)]
+
+
+def evaluate(args, envs, policy, num_episodes):
+    """Returns; and the success rate and the modes of successes, if the environment reports them."""
+    # Demonstrations have the seeds from 1_000_000 * args.seed on: the episodes are different ones.
+    with torch.random.fork_rng():  # so that what is drawn here depends on the seed alone
+        torch.manual_seed(args.seed)
+        episodes = rollout(envs, policy.act, num_episodes, seed=1_000_000 * args.seed + 500_000)
+    returns = [float(episode.rewards.sum()) for episode in episodes]
+    results = {
+        "eval_returns": returns,
+        "return_mean": float(np.mean(returns)),
+        "return_std": float(np.std(returns)),
+    }
+    if any("is_success" in episode.info for episode in episodes):
+        successes = [episode.info for episode in episodes if episode.info.get("is_success")]
+        results["success_rate"] = len(successes) / num_episodes
+        results["modes"] = Counter(str(info["mode"]) for info in successes if "mode" in info)
     return results
 
 
-def load(policy, path, expected):
-    """Load a saved policy's weights and return its metadata, which must agree with `expected`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads(file.metadata()["metadata"])
-            made_with = {name: metadata[name] for name in expected}
-            if made_with != expected:
-                fail(f"--checkpoint {path} was made with {made_with}, not {expected}.")
-            policy.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        fail(f"--checkpoint {path} is not what this script saves with these arguments: {str(error).splitlines()[0]}")
-    return metadata
+def describe(args, demos):
+    """What results.json and the saved policy say of the training."""
+    num_transitions = sum(len(demo.obs) for demo in demos[: args.num_demos])
+    return {
+        "algorithm": Path(__file__).stem,
+        "args": asdict(args),
+        "num_transitions": num_transitions,
+        "expert_labels": num_transitions,
+        "expert_return": float(np.mean([demo.rewards.sum() for demo in demos])),
+    }
 
 
-def main(args):
-    start, algorithm = time.time(), Path(__file__).stem
-    for name, value in asdict(args).items():
-        if type(value) is int and value < (lowest := int(name != "seed")):
-            fail(f"--{name.replace('_', '-')} must be at least {lowest}, not {value}.")
-    if args.device not in ("auto", "cpu", "cuda")[: 2 + torch.cuda.is_available()]:
-        fail(f"--device {args.device} is not available; it is auto, cpu or, with a CUDA device, cuda.")
-    device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(args.num_threads)
-    torch.manual_seed(args.seed)
-    demo_seed, validation_seed, eval_seed = (1_000_000 * args.seed + offset for offset in (0, 300_000, 600_000))
-    try:
-        envs = make_envs(args.env_id, args.num_envs, args.max_episode_steps)
-        policy = Policy(args, envs.single_observation_space, envs.single_action_space).to(device)
-        if args.checkpoint:
-            metadata = load(policy, args.checkpoint, {"algorithm": algorithm, "env_id": args.env_id})
-        else:
-            expert = load_expert(args.env_id, args.expert, args.seed, args.dataset)
-            splits = (args.num_demos, demo_seed), (max(1, args.num_demos // 10), validation_seed)
-            data = [collect_demonstrations(envs, expert, *split, getattr(args, "horizon", 1)) for split in splits]
-            (obs, actions), validation = ([x.to(device) for x in split] for split in data)
-            metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
-            metadata |= {"num_transitions": len(obs), "expert_labels": len(obs)} | (policy.fit(obs, actions) or {})
-            metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
-        run = Path(args.run_dir) / re.sub("[:/]", "-", f"{args.env_id}__{algorithm}__{args.seed}__{int(time.time())}")
-        run.mkdir(parents=True)
-    except (ValueError, OSError) as error:
-        fail(f"--run-dir {args.run_dir} cannot be written: {error}" if isinstance(error, OSError) else error)
-    writer = SummaryWriter(run)
-    writer.add_text("hyperparameters", "\n".join(f"    {name} = {value}" for name, value in asdict(args).items()))
+def train(args, policy, demos, envs, run, writer, metadata):
+    """Fit the policy to the demonstrations; the last policy is the one that is kept."""
+    begin = time.time()
+    obs, actions = to_tensors(demos[: args.num_demos], args.device)
+    held_out = to_tensors(demos[args.num_demos :], args.device)
+    policy.set_statistics(obs, actions)
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
-    num_updates, lowest, shown = 0 if args.checkpoint else args.num_updates, math.inf, {}
-    progress = tqdm(range(1, num_updates + 1), desc=algorithm, unit=" updates", disable=None if num_updates else True)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: fail(f"interrupted; the best policy so far, if any, is in {run}", status=130))
-    begin, evaluating = time.perf_counter(), 0.0
+
+    progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
     for update in progress:
-        cosine = 0.5 * (1 + math.cos(math.pi * update / num_updates))
-        optimizer.param_groups[0]["lr"] = args.learning_rate * min(update / 500, cosine)
-        batch = torch.randint(len(obs), (args.batch_size,), device=device)
+        fraction = update / args.num_updates
+        cosine = 0.5 * (1 + math.cos(math.pi * fraction))
+        warm_up = 20 * fraction  # over the first 5%
+        optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
+        batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
         loss = policy.loss(obs[batch], actions[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if update % 250 == 0 or update == num_updates:
-            with torch.no_grad(), torch.random.fork_rng():  # the same noise each time, where the loss draws any
-                torch.manual_seed(args.seed)
-                held_out = policy.loss(*validation).item()
-            if not math.isfinite(held_out):
-                fail(f"the loss is {held_out} at update {update}; lower --learning-rate. Best policy so far: {run}")
-            if held_out < lowest:  # the policy that is kept: the lowest held-out loss, never the highest return
-                lowest, metadata = held_out, metadata | {"update": update, "held_out_loss": held_out}
-                save_file(policy.state_dict(), run / "policy.tmp", {"metadata": json.dumps(metadata)})
-                (run / "policy.tmp").replace(run / "policy.safetensors")
-            writer.add_scalar("loss/train", loss.item(), update)
-            writer.add_scalar("loss/held_out", held_out, update)
-            progress.set_postfix({"loss": f"{loss.item():.3f}"} | shown, refresh=False)
-        if update % args.eval_every == 0 and update < num_updates:
-            tick = time.perf_counter()
-            mean = evaluate(envs, policy, args.num_envs, eval_seed)["return_mean"]
-            shown = {"last_return": f"{mean:.2f}"}
-            writer.add_scalar("eval/return", mean, update)
-            writer.add_scalar("throughput/updates_per_second", update / (tick - begin - evaluating), update)
-            evaluating += time.perf_counter() - tick
-    train_seconds = time.perf_counter() - begin - evaluating
-    metadata = load(policy, args.checkpoint or run / "policy.safetensors", {})
-    results = metadata | evaluate(envs, policy, args.eval_episodes, eval_seed)
-    worst, best, mean = results["random_return"], results["expert_return"], results["return_mean"]
-    results |= {"normalized_return": (mean - worst) / (best - worst), "train_seconds": train_seconds}
-    results |= {"updates_per_second": num_updates / train_seconds, "total_seconds": time.time() - start}
-    results["versions"] = {name: version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
+
+        if update % 500 == 0 or update == args.num_updates:
+            train_loss = loss.item()
+            if not math.isfinite(train_loss):
+                fail(f"the loss is {train_loss} at update {update}; lower --learning-rate")
+            with torch.no_grad():
+                held_out_loss = policy.loss(*held_out).item()
+            writer.add_scalar("loss/train", train_loss, update)
+            writer.add_scalar("loss/held_out", held_out_loss, update)
+            progress.set_description(f"loss {train_loss:.3f}", refresh=False)
+            metadata["train_seconds"] = time.time() - begin
+            save_policy(policy, run, metadata)
+
+        if update % args.eval_every == 0 and update < args.num_updates:
+            return_mean = evaluate(args, envs, policy, envs.num_envs)["return_mean"]
+            writer.add_scalar("eval/return", return_mean, update)
+            progress.set_postfix(last_return=f"{return_mean:.2f}")
+
+
+def save_policy(policy, run, metadata):
+    """Write beside and rename, so that policy.safetensors is complete at every moment."""
+    save_file(policy.state_dict(), run / "policy.tmp", {"metadata": json.dumps(metadata)})
+    (run / "policy.tmp").replace(run / "policy.safetensors")
+
+
+def read_checkpoint(path):
+    """Metadata and weights of a saved policy; reading a safetensors file never runs code."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads(file.metadata()["metadata"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+        metadata["args"]["device"] = "cpu"  # unless asked for: this machine may be another
+        Args(**metadata["args"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        fail(f"--checkpoint {path} was not saved by this script: {error}")
+    return metadata, weights
+
+
+def parse_args(command_line=None):
+    """The arguments; those that a checkpoint was trained with are its defaults."""
+    args = tyro.cli(Args, args=command_line, description=__doc__)
+    if args.checkpoint:
+        metadata, _ = read_checkpoint(args.checkpoint)
+        args = tyro.cli(Args, args=command_line, default=Args(**metadata["args"]))
+    return args
+
+
+def load_weights(policy, weights, path):
+    try:
+        policy.load_state_dict(weights)
+    except RuntimeError as error:
+        fail(f"--checkpoint {path} does not fit: {str(error).splitlines()[-1].strip()}")
+
+
+def make_run_dir(args):
+    """A new directory for what this run writes."""
+    name = re.sub("[:/]", "-", f"{args.env_id}__{Path(__file__).stem}__{args.seed}")
+    while True:
+        run = Path(args.run_dir) / f"{name}__{int(time.time())}"
+        try:
+            run.mkdir(parents=True)
+            return run
+        except FileExistsError:  # another run began in the same second
+            time.sleep(1)
+        except OSError as error:
+            fail(f"--run-dir {args.run_dir} cannot be written: {error}")
+
+
+def exit_on_interrupt(message):
+    """From now on Ctrl-C and SIGTERM end the run with this message and exit status 130."""
+
+    def stop(*_):
+        print(message, file=sys.stderr)
+        sys.exit(130)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def report(results, policy, run, seconds):
+    """Write results.json, complete or not at all, and the line that ends the run."""
     results["num_parameters"] = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    (run / "results.json").write_text(json.dumps(results, indent=2))
-    writer.add_scalar("eval/return", mean, num_updates)
+    packages = ("torch", "gymnasium", "mujoco", "numpy")
+    results["versions"] = {name: version(name) for name in packages}
+    results["total_seconds"] = seconds
+    (run / "results.tmp").write_text(json.dumps(results, indent=2))
+    (run / "results.tmp").replace(run / "results.json")
+
+    score = f"return {results['return_mean']:.2f} ± {results['return_std']:.2f}"
+    if "success_rate" in results:
+        score += f", success {results['success_rate']:.1%}"
+    score += f" (demonstrations {results['expert_return']:.2f})"
+    print(f"{results['algorithm']} on {results['env_id']}: {score}; {seconds:.0f} s; {run}")
+
+
+def record_videos(args, policy, run):
+    """Three episodes, from the first seeds of the evaluation, as run/videos/*.mp4."""
+    kwargs = {"render_mode": "rgb_array"}
+    if "gymnasium.envs.mujoco" in str(gym.spec(args.env_id).entry_point):
+        kwargs["camera_name"] = "track"  # the default camera stands still
+    wrapper = functools.partial(
+        gym.wrappers.RecordVideo, video_folder=str(run / "videos"), episode_trigger=lambda k: True
+    )
+    envs = make_envs(args, 1, wrappers=[wrapper], **kwargs)
+    evaluate(args, envs, policy, 3)
+    envs.close()
+
+
+def make_policy(args, envs):
+    spaces = envs.single_observation_space, envs.single_action_space
+    return Policy(*spaces, args.hidden_dim, args.min_std, args.stochastic).to(args.device)
+
+
+def main(args):
+    start = time.time()
+    exit_on_interrupt("interrupted")
+    torch.set_num_threads(1)  # for networks of this size, more threads are slower
+    torch.manual_seed(args.seed)
+    envs = make_envs(args, min(args.num_envs, args.eval_episodes))
+    policy = make_policy(args, envs)
+    if args.checkpoint:
+        metadata, weights = read_checkpoint(args.checkpoint)
+        load_weights(policy, weights, args.checkpoint)
+    else:
+        demos = collect_demonstrations(args, args.num_demos + math.ceil(args.num_demos / 10))
+        metadata = describe(args, demos)
+
+    run = make_run_dir(args)
+    exit_on_interrupt(f"interrupted; the last policy that was saved is in {run}")
+    writer = SummaryWriter(run)
+    writer.add_text("args", json.dumps(asdict(args), indent=4))
+    if not args.checkpoint:
+        train(args, policy, demos, envs, run, writer, metadata)
+
+    results = metadata | {"env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
+    results |= evaluate(args, envs, policy, args.eval_episodes)
+    writer.add_scalar("eval/return", results["return_mean"], args.num_updates)
     writer.close()
+    report(results, policy, run, time.time() - start)
     if args.capture_video:
-        record = [lambda env: gym.wrappers.RecordVideo(env, str(run / "videos"), episode_trigger=lambda k: k < 3)]
-        evaluate(make_envs(args.env_id, 1, render_mode="rgb_array", wrappers=record), policy, 3, eval_seed)
-    success = f", success {results['success_rate']:.1%}" if "success_rate" in results else ""
-    score = f"return {mean:.2f} ± {results['return_std']:.2f}{success}, normalised {results['normalized_return']:.3f}"
-    print(f"{algorithm} on {args.env_id}: {score} (expert {best:.2f}); {time.time() - start:.0f} s; {run}")
+        record_videos(args, policy, run)
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args))
-    except (OSError, SafetensorError) as error:  # a full disk, for one
-        fail(f"{error}; what was saved before is whole", status=1)
+    main(parse_args())

@@ -1,26 +1,38 @@
-"""DAgger: the expert labels the states that the policy visits, and the policy learns from all labels so far.
+"""DAgger: the expert labels the states that the policy visits, and the policy learns from them all.
 
-    D <- the expert's own episodes, pi_1 <- train(D)
-    for i = 2, 3, ...: visit states with  beta_i pi* + (1 - beta_i) pi_(i-1),  chosen anew at each step    (1)
-                       D <- D + {(s, pi*(s)) for every visited s},  pi_i <- train(D)                       (2)
+    D <- the expert's own episodes,  pi_1 <- train(D)
+    for i = 2, 3, ...:
+        act by  beta_i pi* + (1 - beta_i) pi_(i-1),  chosen anew in each step           (1)
+        D <- D + {(s, pi*(s)) for every visited state s},  pi_i <- train(D)             (2)
 
-Ross, Gordon & Bagnell, "A Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning",
-2011. A policy that errs with probability eps on the expert's states can cost eps T^2 on its own, and more data of the
-same kind do not mend it; labels on its own states bring that to the order of eps T. After the demonstrations, where
-beta_1 = 1, beta_i is 0 (indicator), 0.5^(i-1), or falls linearly. Squared loss for Box action spaces, cross-entropy for
-Discrete ones. pi_i starts from the weights of pi_(i-1) with a fresh optimiser, and the last policy is kept.
-`--num-rounds 0` is behaviour cloning, `--resume RUN` goes on with a run that was stopped.
-    python dagger.py --env-id Hopper-v4 --num-rounds 10 --num-demos 1 --label-every 10  # return 0.975, 2,428 labels
+Ross, Gordon & Bagnell, "A Reduction of Imitation Learning and Structured Prediction to No-Regret
+Online Learning", 2011 (https://arxiv.org/abs/1011.0686). A policy that errs with probability eps
+on the expert's states can make of the order of eps T^2 mistakes in T steps, since its mistakes lead
+to states that no demonstration covers. With labels on its own states the order is eps T, if the
+expert can recover from a mistake at a bounded cost.
+
+beta_1 = 1. Later beta_i is 0 (indicator), 0.5^(i-1) (exponential), or falls linearly to 0.
+Box action spaces are learned with squared loss, Discrete ones with cross-entropy.
+
+Differences from the paper:
+- pi_i starts from the weights of pi_(i-1), with a fresh optimiser.
+- The policy that is kept is the last one, and not the best on validation data.
+- --label-every keeps the labels of every n-th step only.
+
+`--num-rounds 0` is behaviour cloning. `--resume RUN` continues a run that was stopped.
+
+    python dagger.py --env-id Hopper-v4 --num-demos 1 --label-every 10
 """
 
+import functools
 import json
 import math
 import re
 import signal
 import sys
 import time
-import timeit
-from dataclasses import asdict, dataclass
+from collections import Counter, namedtuple
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -29,157 +41,207 @@ import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 import tyro
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import load_expert, make_envs, rollout
+from experts import load_expert
 
 
 @dataclass
 class Args:
-    # --- Experiment ---
+    # --- Task and demonstrations ---
     env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
+    num_envs: int = 25  # environments stepped side by side
+    max_episode_steps: int | None = None  # None: the environment's own limit
+    num_demos: int = 10  # expert episodes before the first round
+    expert: str | None = None  # your own expert, as module:callable
+    dataset: str | None = None  # a local Minari data set, in place of an expert's episodes
+    # --- Training ---
     seed: int = 0  # of demonstrations, network, batches and evaluation
-    num_demos: int = 10  # expert episodes to learn from
-    expert: str | None = None  # your own expert as module:callable, in place of the shipped one
-    dataset: str | None = None  # a local Minari data set to learn from, in place of an expert's demonstrations
-    num_updates: int = 20_000  # gradient steps, in equal parts after the demonstrations and after each round
-    batch_size: int = 256  # transitions per gradient step
-    learning_rate: float = 1e-3  # in each round the lesser of a warm-up over 500 updates and a cosine to zero
+    num_updates: int = 20_000  # gradient steps in all, shared equally among the rounds
+    batch_size: int = 256  # transitions in a gradient step
+    learning_rate: float = 1e-3  # at its peak, after a linear warm-up; then cosine to 0
     hidden_dim: int = 256  # width of the hidden layers
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda is faster for much larger networks only
+    # --- Evaluation and output ---
     eval_episodes: int = 50  # episodes of the final evaluation
-    num_envs: int = 20  # environments stepped side by side
-    max_episode_steps: int | None = None  # limit where the environment sets none itself; 1,000 if not given
-    device: str = "auto"  # auto, cpu or cuda
-    num_threads: int = 1  # more are slower for networks of this size
     capture_video: bool = False  # record three episodes of the final policy
+    checkpoint: str | None = None  # evaluate this policy.safetensors; do not train
+    resume: str | None = None  # continue the run in this directory
     run_dir: str = "runs"  # each run makes its own directory in here
-    checkpoint: str | None = None  # evaluate this policy.safetensors, no training
     # --- DAgger ---
-    num_rounds: int = 10  # after the demonstrations
-    episodes_per_round: int = 4  # of visited states
-    label_every: int = 1  # keep every n-th label only, in the demonstrations too
-    demo_env_id: str | None = None  # where the demonstrations come from, if from elsewhere
-    resume: str | None = None  # the directory of a stopped run, whose arguments hold
+    num_rounds: int = 10  # rounds after the demonstrations; 0 is behaviour cloning
+    episodes_per_round: int = 4
+    label_every: int = 1  # keep the labels of every n-th step only, in the demonstrations too
+    demo_env_id: str | None = None  # environment of the demonstrations, if it is another
     beta_schedule: Literal["indicator", "exponential", "linear"] = "indicator"
 
-
-def moments(x):
-    """Mean and standard deviation (2, dim) of x (T, dim), for standardising; a constant dimension is only centred."""
-    std, mean = torch.std_mean(x.double(), dim=0, correction=0)
-    return torch.stack([mean, torch.where(std > 1e-6, std, 1.0)])
+    def __post_init__(self):  # tyro shows what is raised here as a usage error
+        sizes = ["num_envs", "num_demos", "num_updates", "batch_size", "hidden_dim"]
+        for name in [*sizes, "episodes_per_round", "label_every", "eval_episodes"]:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.max_episode_steps is not None and self.max_episode_steps < 1:
+            raise ValueError("max_episode_steps must be at least 1")
+        if self.seed < 0:
+            raise ValueError("seed must be at least 0")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError("learning_rate must be above 0")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device cuda: PyTorch finds none; use cpu")
+        if not 0 <= self.num_rounds < self.num_updates:
+            raise ValueError("num_rounds must be at least 0, and less than num_updates")
+        if self.checkpoint and self.resume:
+            raise ValueError("give either checkpoint or resume")
 
 
 class Policy(nn.Module):
-    """pi(s); obs (B, obs_dim), actions (B, act_dim) in the environment's units, or categories (B, 1)."""
+    """pi(s). Statistics of the labels are buffers, so that a saved policy is complete."""
 
-    def __init__(self, args, obs_space, action_space):
+    def __init__(self, obs_space, action_space, hidden_dim=256):
         super().__init__()
+        obs_dim = obs_space.shape[0]
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
-        if not self.discrete and not isinstance(action_space, gym.spaces.Box):
-            raise ValueError(f"a Box or Discrete action space is needed, not {action_space}.")
+        num_outputs = int(action_space.n) if self.discrete else action_space.shape[0]
+        self.net = nn.Sequential(
+            nn.Linear(obs_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, num_outputs),
+        )
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
         if self.discrete:
-            bounds, num_outputs = ([action_space.start], [action_space.start + action_space.n - 1]), action_space.n
+            self.start = int(action_space.start)  # categories are start, start + 1, ...
         else:
-            bounds, num_outputs = (action_space.low, action_space.high), action_space.shape[0]
-        obs_dim, hidden, act_dim = obs_space.shape[0], args.hidden_dim, len(bounds[0])
-        self.register_buffer("obs_moments", torch.tensor([[0.0], [1.0]]).repeat(1, obs_dim))
-        self.register_buffer("action_moments", torch.tensor([[0.0], [1.0]]).repeat(1, act_dim))
-        self.register_buffer("action_bounds", torch.as_tensor(np.stack(bounds), dtype=torch.float32))
-        layers = nn.Linear(obs_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
-        self.net = nn.Sequential(*layers, nn.Linear(hidden, int(num_outputs)))
+            self.register_buffer("action_mean", torch.zeros(num_outputs))
+            self.register_buffer("action_std", torch.ones(num_outputs))
+            self.register_buffer("action_low", torch.tensor(action_space.low))
+            self.register_buffer("action_high", torch.tensor(action_space.high))
 
-    def fit(self, obs, actions):
-        """Take the statistics of the labels."""
-        self.obs_moments.copy_(moments(obs))
-        self.action_moments.copy_(moments(actions))
+    def set_statistics(self, obs, actions):
+        self.obs_mean, self.obs_std = mean_and_std(obs)
+        if not self.discrete:
+            self.action_mean, self.action_std = mean_and_std(actions)
 
     def forward(self, obs):
-        """The standardised action (B, act_dim), or the categories' logits."""
-        mean, std = self.obs_moments
-        return self.net(((obs - mean) / std).clamp(-10, 10))
+        """Standardised actions (B, act_dim), or logits (B, n), for observations (B, obs_dim)."""
+        obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
+        return self.net(obs)
 
     def loss(self, obs, actions):
         if self.discrete:
-            return nn.functional.cross_entropy(self(obs), (actions - self.action_bounds[0]).squeeze(-1).long())
-        mean, std = self.action_moments
-        return (self(obs) - (actions - mean) / std).square().sum(-1).mean()
+            return F.cross_entropy(self(obs), actions - self.start)
+        target = (actions - self.action_mean) / self.action_std
+        return (self(obs) - target).square().sum(-1).mean()
 
     @torch.no_grad()
     def act(self, obs):
+        """Like an expert, from numpy to numpy: obs (N, obs_dim) to actions (N, act_dim) or (N,)."""
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
         if self.discrete:
-            return self.action_bounds[0] + self(obs).argmax(-1, keepdim=True)
-        mean, std = self.action_moments
-        return (mean + std * self(obs)).clamp(*self.action_bounds)
+            return (self.start + self(obs).argmax(-1)).cpu().numpy()
+        actions = self.action_mean + self.action_std * self(obs)
+        return actions.clamp(self.action_low, self.action_high).cpu().numpy()
 
 
-def fail(message, status=2):
-    """End with the message on standard error, without a traceback; status 2 is for wrong input."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(status)
+def drive(args, envs, policy, expert, beta, seed):
+    """One round: the visited states (T, obs_dim), and the expert's label on each of them."""
+    rng = np.random.default_rng(seed)
+    visited = []
+    labels = []
+    for episode in range(0, args.episodes_per_round, envs.num_envs):
+        obs, _ = envs.reset(seed=seed + episode)
+        running = episode + np.arange(envs.num_envs) < args.episodes_per_round
+        step = 0
+        while running.any():
+            by_expert = np.array(expert(obs.copy()))
+            if by_expert.shape != envs.action_space.shape:
+                fail(f"labels of shape {envs.action_space.shape} are needed, not {by_expert.shape}")
+            actions = policy.act(obs)
+            expert_acts = rng.random(envs.num_envs) < beta
+            actions[expert_acts] = by_expert[expert_acts]  # (1)
+
+            if step % args.label_every == 0:
+                visited.append(obs[running])
+                labels.append(by_expert[running])  # pi*(s) of (2), whoever acted
+
+            obs, _, terminated, truncated, _ = envs.step(actions)
+            running = running & ~(terminated | truncated)
+            step += 1
+    return np.concatenate(visited), np.concatenate(labels)
 
 
-def visit(envs, expert, policy, beta, num_episodes, seed, label_every):
-    """Visited states and the expert's labels on them, obs (T, obs_dim), actions (T, act_dim), and the returns.
+def get_beta(args, number):
+    """The expert's share of the steps in round number = i - 1; round 0 is the demonstrations."""
+    if number == 0:
+        return 1.0
+    if args.beta_schedule == "exponential":
+        return 0.5**number
+    if args.beta_schedule == "linear":
+        return 1 - number / args.num_rounds
+    return 0.0
 
-    Each step of each environment is acted by the expert with probability beta and by the policy otherwise (1).
+
+def dagger(args, policy, obs, actions, envs, run, writer, metadata):
+    """The rounds that remain; obs and actions are D. Round 0 only trains on the demonstrations.
+
+    A round depends on its seed, the weights and D alone, so that --resume repeats it exactly.
     """
-    device, coin, labels = next(policy.parameters()).device, np.random.default_rng(seed), []
-
-    def act(obs):
-        labels.append(expert(obs))
-        actions = policy.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
-        by_expert = (coin.random(len(obs)) < beta).reshape(-1, *[1] * (labels[-1].ndim - 1))
-        return np.where(by_expert, labels[-1], actions.reshape(labels[-1].shape)).astype(envs.action_space.dtype)
-
-    act.reset, returns, steps = getattr(expert, "reset", None), np.zeros(num_episodes + 1), []
-    for episode, obs, actions, rewards, _, _ in rollout(envs, expert if beta == 1 else act, num_episodes, seed):
-        returns[episode] += rewards
-        steps.append((episode, obs, labels.pop() if labels else actions))
-    episode, obs, labels = (np.concatenate(column) for column in zip(*steps, strict=True))
-    order = np.argsort(episode, kind="stable")[: (episode < num_episodes).sum()][::label_every]
-    obs, labels = (torch.as_tensor(x[order], dtype=torch.float32, device=device) for x in (obs, labels))
-    return obs, labels.reshape(len(obs), -1), returns[:-1]
-
-
-def evaluate(envs, policy, num_episodes, seed):
-    """Returns of `num_episodes`, time per action and, where the last `info` reports them, successes and their modes."""
-
-    def act(obs):
-        obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
-        return policy.act(obs).cpu().numpy().reshape(envs.action_space.shape).astype(envs.action_space.dtype)
-
-    act.reset, device = getattr(policy, "reset", None), next(policy.parameters()).device
-    returns, endings = np.zeros(num_episodes + 1), [{}] * (num_episodes + 1)
-    with torch.random.fork_rng():  # sampling here leaves training as it is, and the other way round
+    num_updates = args.num_updates // (args.num_rounds + 1)
+    round_envs = make_envs(args, min(args.num_envs, args.episodes_per_round))
+    remaining = range(len(metadata["rounds"]), args.num_rounds + 1)
+    progress = tqdm(total=num_updates * len(remaining), unit=" updates", disable=None)
+    for number in remaining:
+        seed = 1_000_000 * args.seed + 1_000 * number
         torch.manual_seed(seed)
-        for episode, obs, _, rewards, done, infos in rollout(envs, act, num_episodes, seed):  # noqa: B007
-            returns[episode] += rewards
-            for i in np.flatnonzero(done):
-                endings[episode[i]] = {k: infos[k][i] for k in ("is_success", "mode", "num_modes") if k in infos}
-        microseconds = 1e6 * min(timeit.repeat(lambda: act(obs), number=10, repeat=10)) / (10 * len(obs))
-    returns, endings = returns[:-1], endings[:-1]
-    results = {"eval_returns": returns.tolist(), "return_mean": returns.mean(), "return_std": returns.std()}
-    results["microseconds_per_action"] = microseconds  # in a batch of `num_envs`
-    if any("is_success" in end for end in endings):
-        results["success_rate"] = float(np.mean([bool(end.get("is_success")) for end in endings]))
-    if "mode" in endings[0]:
-        modes, counts = np.unique([end["mode"] for end in endings if end["is_success"]], return_counts=True)
-        entropy = (counts / counts.sum() * np.log(counts.sum() / counts)).sum() / math.log(endings[0]["num_modes"])
-        results |= {"mode_counts": dict(zip(modes.tolist(), counts.tolist(), strict=True)), "mode_entropy": entropy}
-    return results
+        beta = get_beta(args, number)
+        if number > 0:
+            expert = get_expert(args, seed)
+            visited, labels = drive(args, round_envs, policy, expert, beta, seed)
+            check_data(envs, visited, labels, f"round {number}")
+            visited, labels = label_tensors(visited, labels, args.device)
+            obs = torch.cat([obs, visited])
+            actions = torch.cat([actions, labels])  # (2)
+
+        begin = time.time()
+        loss = train(args, policy, obs, actions, num_updates, progress)
+        if not math.isfinite(loss):
+            fail(f"the loss is {loss} after round {number}; lower --learning-rate")
+        metadata["train_seconds"] += time.time() - begin
+        return_mean = evaluate(args, envs, policy, envs.num_envs)["return_mean"]
+        summary = {
+            "expert_labels": len(obs),
+            "beta": beta,
+            "loss": loss,
+            "return_mean": return_mean,
+        }
+        metadata["rounds"].append(summary)
+        metadata["num_transitions"] = len(obs)
+        metadata["expert_labels"] = len(obs)
+        save(policy, run, metadata, obs, actions)
+        for name, value in summary.items():
+            writer.add_scalar(f"round/{name}", value, len(obs))
+        postfix = {"round": number, "labels": len(obs), "last_return": f"{return_mean:.2f}"}
+        progress.set_postfix(postfix)
+    progress.close()
 
 
-def train(policy, obs, actions, num_updates, args, progress):
-    """Gradient steps on all labels so far; the loss of the last one."""
+def train(args, policy, obs, actions, num_updates, progress):
+    """Gradient steps on all labels so far, with a fresh optimiser; returns the last loss."""
+    policy.set_statistics(obs, actions)
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
     for update in range(1, num_updates + 1):
-        cosine = 0.5 * (1 + math.cos(math.pi * update / num_updates))
-        optimizer.param_groups[0]["lr"] = args.learning_rate * min(update / 500, cosine)
-        batch = torch.randint(len(obs), (args.batch_size,), device=obs.device)
+        fraction = update / num_updates
+        cosine = 0.5 * (1 + math.cos(math.pi * fraction))
+        warm_up = 20 * fraction  # over the first 5%
+        optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
+        batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
         loss = policy.loss(obs[batch], actions[batch])
         optimizer.zero_grad()
         loss.backward()
@@ -188,130 +250,311 @@ def train(policy, obs, actions, num_updates, args, progress):
     return loss.item()
 
 
-def load(policy, path, expected):
-    """Load a saved policy's weights and return its metadata, which must agree with `expected`."""
+def mean_and_std(x):
+    """For standardising x (T, dim); a dimension that is constant is only centred."""
+    x = x.double()
+    std = x.std(0, correction=0)
+    std = torch.where(std > 1e-6, std, 1.0)
+    return x.mean(0).float(), std.float()
+
+
+def fail(message):
+    """End with a message on standard error and exit status 2, which stands for wrong input."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def make_envs(args, num_envs, **kwargs):
+    """Environments stepped side by side, with flat observations and actions."""
+    limit = args.max_episode_steps
+    try:
+        envs = gym.make_vec(args.env_id, num_envs, "sync", max_episode_steps=limit, **kwargs)
+    except (gym.error.Error, ImportError) as error:
+        fail(f"--env-id {args.env_id} cannot be made: {error}")
+    obs_space = envs.single_observation_space
+    action_space = envs.single_action_space
+    if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
+        fail(f"--env-id {args.env_id} has observations {obs_space}; a flat Box is needed")
+    is_flat_box = isinstance(action_space, gym.spaces.Box) and len(action_space.shape) == 1
+    if not is_flat_box and not isinstance(action_space, gym.spaces.Discrete):
+        fail(f"--env-id {args.env_id} has actions {action_space}; a flat Box or Discrete is needed")
+    if envs.envs[0].spec.max_episode_steps is None:
+        fail(f"--env-id {args.env_id} does not limit its episodes; give --max-episode-steps")
+    return envs
+
+
+Episode = namedtuple("Episode", "obs actions rewards info")
+
+
+def rollout(envs, act, num_episodes, seed):
+    """Play whole episodes; number k starts from the seed `seed + k`."""
+    episodes = []
+    while len(episodes) < num_episodes:
+        obs, _ = envs.reset(seed=seed + len(episodes))  # environment i gets this seed + i
+        running = np.ones(envs.num_envs, dtype=bool)
+        last_infos = [{} for _ in range(envs.num_envs)]
+        steps = []
+
+        # An environment that is done starts over, unrecorded, until the whole batch is done.
+        while running.any():
+            actions = np.array(act(obs.copy()))  # copies, in case an expert reuses its arrays
+            if actions.shape != envs.action_space.shape:
+                fail(f"actions of shape {envs.action_space.shape} are needed, not {actions.shape}")
+            next_obs, rewards, terminated, truncated, infos = envs.step(actions)
+            steps.append((obs, actions, rewards, running))
+            done = running & (terminated | truncated)
+            for i in np.flatnonzero(done):
+                for key in ("is_success", "mode"):
+                    if key in infos and infos[f"_{key}"][i]:
+                        last_infos[i][key] = infos[key][i]
+            running = running & ~done
+            obs = next_obs
+
+        obs, actions, rewards, recorded = (np.stack(column) for column in zip(*steps, strict=True))
+        for i in range(envs.num_envs):
+            mask = recorded[:, i]  # the steps of this environment's first episode
+            columns = obs[mask, i], actions[mask, i], rewards[mask, i]
+            episodes.append(Episode(*columns, last_infos[i]))
+    return episodes[:num_episodes]
+
+
+def read_dataset(args, num_episodes):
+    """The first episodes of a local Minari data set."""
+    try:
+        import minari
+
+        dataset = minari.load_dataset(args.dataset)
+    except ImportError:
+        fail("--dataset needs Minari: pip install 'minari[hdf5]'")
+    except (OSError, ValueError) as error:
+        fail(f"--dataset {args.dataset} cannot be read: {error}")
+    if dataset.total_episodes < num_episodes:
+        fail(
+            f"--dataset {args.dataset} has {dataset.total_episodes} episodes, and {num_episodes} "
+            "are needed; lower --num-demos"
+        )
+    episodes = dataset.iterate_episodes(dataset.episode_indices[:num_episodes])
+    return [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in episodes]
+
+
+def get_expert(args, seed):
+    try:
+        return load_expert(args.env_id, args.expert, seed)
+    except gym.error.Error as error:
+        fail(error)
+
+
+def collect_demonstrations(args, envs):
+    """Whole episodes of the expert, or of a data set in its place."""
+    demo_args = replace(args, env_id=args.demo_env_id or args.env_id)
+    demo_envs = make_envs(demo_args, min(args.num_envs, args.num_demos))
+    for name in ("single_observation_space", "single_action_space"):
+        if getattr(demo_envs, name) != getattr(envs, name):
+            fail(f"--demo-env-id {args.demo_env_id} has another {name}")
+    if args.dataset:
+        episodes = read_dataset(args, args.num_demos)
+    else:
+        expert = get_expert(demo_args, args.seed)
+        episodes = rollout(demo_envs, expert, args.num_demos, seed=1_000_000 * args.seed)
+    for number, episode in enumerate(episodes):
+        check_data(envs, episode.obs, episode.actions, f"demonstration {number}")
+    return episodes
+
+
+def check_data(envs, obs, actions, source):
+    """Refuse observations and actions from which nothing can be learned."""
+    obs_dim = envs.single_observation_space.shape[0]
+    if obs.shape[1:] != (obs_dim,) or not np.isfinite(obs).all():
+        fail(f"{source} has observations that are not {obs_dim} finite numbers")
+    action_space = envs.single_action_space
+    if not all(action in action_space for action in actions.astype(action_space.dtype)):
+        fail(f"{source} has actions that are not in {action_space}")
+
+
+def to_tensors(episodes, label_every, device):
+    """Observations (T, obs_dim) and actions (T, act_dim), or (T,), of every n-th step."""
+    obs = np.concatenate([episode.obs[::label_every] for episode in episodes])
+    actions = np.concatenate([episode.actions[::label_every] for episode in episodes])
+    return label_tensors(obs, actions, device)
+
+
+def label_tensors(obs, actions, device):
+    dtype = torch.int64 if actions.ndim == 1 else torch.float32
+    obs = torch.tensor(obs, dtype=torch.float32, device=device)
+    return obs, torch.tensor(actions, dtype=dtype, device=device)
+
+
+def evaluate(args, envs, policy, num_episodes):
+    """Returns; and the success rate and the modes of successes, if the environment reports them."""
+    # Demonstrations have the seeds from 1_000_000 * args.seed on: the episodes are different ones.
+    episodes = rollout(envs, policy.act, num_episodes, seed=1_000_000 * args.seed + 500_000)
+    returns = [float(episode.rewards.sum()) for episode in episodes]
+    results = {
+        "eval_returns": returns,
+        "return_mean": float(np.mean(returns)),
+        "return_std": float(np.std(returns)),
+    }
+    if any("is_success" in episode.info for episode in episodes):
+        successes = [episode.info for episode in episodes if episode.info.get("is_success")]
+        results["success_rate"] = len(successes) / num_episodes
+        results["modes"] = Counter(str(info["mode"]) for info in successes if "mode" in info)
+    return results
+
+
+def describe(args, demos):
+    """What results.json and the saved policy say of the training; the rounds add to it."""
+    return {
+        "algorithm": Path(__file__).stem,
+        "args": asdict(args),
+        "num_transitions": 0,
+        "expert_labels": 0,
+        "expert_return": float(np.mean([demo.rewards.sum() for demo in demos])),
+        "train_seconds": 0.0,
+        "rounds": [],
+    }
+
+
+def save(policy, run, metadata, obs, actions):
+    """Write the policy, and the state from which --resume continues, each beside and renamed."""
+    header = {"metadata": json.dumps(metadata)}
+    weights = policy.state_dict()
+    save_file(weights, run / "policy.tmp", header)
+    (run / "policy.tmp").replace(run / "policy.safetensors")
+    save_file(weights | {"obs": obs, "actions": actions}, run / "state.tmp", header)
+    (run / "state.tmp").replace(run / "state.safetensors")
+
+
+def read_saved(flag, path):
+    """Metadata and tensors of a saved policy or state; reading a safetensors file runs no code."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads(file.metadata()["metadata"])
-            made_with = {name: metadata[name] for name in expected}
-            if made_with != expected:
-                fail(f"--checkpoint {path} was made with {made_with}, not {expected}.")
-            policy.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        fail(f"--checkpoint {path} is not what this script saves with these arguments: {str(error).splitlines()[0]}")
-    return metadata
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        metadata["args"]["device"] = "cpu"  # unless asked for: this machine may be another
+        Args(**metadata["args"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        fail(f"{flag} {path} was not saved by this script: {error}")
+    return metadata, tensors
 
 
-def save(run, policy, obs, actions, metadata):
-    """Write the policy, and the state from which `--resume` goes on, each whole or not at all."""
-    for name, data in (("policy", {}), ("state", {"obs": obs, "actions": actions})):
-        save_file(policy.state_dict() | data, run / "tmp", {"metadata": json.dumps(metadata)})
-        (run / "tmp").replace(run / f"{name}.safetensors")
-
-
-def restore(run):
-    """Arguments, metadata, weights, observations and labels as the last finished round of `run` left them."""
+def load_weights(policy, weights, source):
     try:
-        with safe_open(Path(run) / "state.safetensors", framework="pt") as file:
-            metadata = json.loads(file.metadata()["metadata"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}
-        return Args(**metadata["args"]), metadata, weights, weights.pop("obs"), weights.pop("actions")
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        fail(f"--resume {run} is not a run that can go on: {str(error).splitlines()[0]}")
+        policy.load_state_dict(weights)
+    except RuntimeError as error:
+        fail(f"{source} does not fit: {str(error).splitlines()[-1].strip()}")
+
+
+def parse_args(command_line=None):
+    """The arguments; those of the checkpoint or of the run to resume are their defaults."""
+    args = tyro.cli(Args, args=command_line, description=__doc__)
+    if args.checkpoint or args.resume:
+        if args.resume:
+            metadata, _ = read_saved("--resume", Path(args.resume) / "state.safetensors")
+        else:
+            metadata, _ = read_saved("--checkpoint", args.checkpoint)
+        args = tyro.cli(Args, args=command_line, default=Args(**metadata["args"]))
+    return args
+
+
+def make_run_dir(args):
+    """A new directory for what this run writes."""
+    name = re.sub("[:/]", "-", f"{args.env_id}__{Path(__file__).stem}__{args.seed}")
+    while True:
+        run = Path(args.run_dir) / f"{name}__{int(time.time())}"
+        try:
+            run.mkdir(parents=True)
+            return run
+        except FileExistsError:  # another run began in the same second
+            time.sleep(1)
+        except OSError as error:
+            fail(f"--run-dir {args.run_dir} cannot be written: {error}")
+
+
+def exit_on_interrupt(message):
+    """From now on Ctrl-C and SIGTERM end the run with this message and exit status 130."""
+
+    def stop(*_):
+        print(message, file=sys.stderr)
+        sys.exit(130)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def report(results, policy, run, seconds):
+    """Write results.json, complete or not at all, and the line that ends the run."""
+    results["num_parameters"] = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    packages = ("torch", "gymnasium", "mujoco", "numpy")
+    results["versions"] = {name: version(name) for name in packages}
+    results["total_seconds"] = seconds
+    (run / "results.tmp").write_text(json.dumps(results, indent=2))
+    (run / "results.tmp").replace(run / "results.json")
+
+    score = f"return {results['return_mean']:.2f} ± {results['return_std']:.2f}"
+    if "success_rate" in results:
+        score += f", success {results['success_rate']:.1%}"
+    score += f" (demonstrations {results['expert_return']:.2f})"
+    score += f", {results['expert_labels']:,} labels"
+    print(f"{results['algorithm']} on {results['env_id']}: {score}; {seconds:.0f} s; {run}")
+
+
+def record_videos(args, policy, run):
+    """Three episodes, from the first seeds of the evaluation, as run/videos/*.mp4."""
+    kwargs = {"render_mode": "rgb_array"}
+    if "gymnasium.envs.mujoco" in str(gym.spec(args.env_id).entry_point):
+        kwargs["camera_name"] = "track"  # the default camera stands still
+    wrapper = functools.partial(
+        gym.wrappers.RecordVideo, video_folder=str(run / "videos"), episode_trigger=lambda k: True
+    )
+    envs = make_envs(args, 1, wrappers=[wrapper], **kwargs)
+    evaluate(args, envs, policy, 3)
+    envs.close()
+
+
+def make_policy(args, envs):
+    spaces = envs.single_observation_space, envs.single_action_space
+    return Policy(*spaces, args.hidden_dim).to(args.device)
 
 
 def main(args):
-    start, algorithm, resume = time.time(), Path(__file__).stem, args.resume
-    if resume:
-        args, metadata, weights, obs, actions = restore(resume)
-    for name, value in asdict(args).items():
-        if type(value) is int and value < (lowest := int(name not in ("seed", "num_rounds"))):
-            fail(f"--{name.replace('_', '-')} must be at least {lowest}, not {value}.")
-    if args.num_rounds >= args.num_updates:
-        fail(f"--num-rounds must be less than --num-updates, not {args.num_rounds}.")
-    if args.device not in ("auto", "cpu", "cuda")[: 2 + torch.cuda.is_available()]:
-        fail(f"--device {args.device} is not available; it is auto, cpu or, with a CUDA device, cuda.")
-    device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(args.num_threads)
+    start = time.time()
+    exit_on_interrupt("interrupted")
+    torch.set_num_threads(1)  # for networks of this size a second thread costs more than it brings
     torch.manual_seed(args.seed)
-    demo_env_id, eval_seed = args.demo_env_id or args.env_id, 1_000_000 * args.seed + 600_000
-    try:
-        envs, demo_envs = make_envs(args.env_id, args.num_envs, args.max_episode_steps), make_envs(demo_env_id, 1)
-        if len({(str(e.single_action_space), e.single_observation_space.shape) for e in (envs, demo_envs)}) > 1:
-            raise ValueError(f"--demo-env-id {demo_env_id} has other observations or actions than {args.env_id}.")
-        policy = Policy(args, envs.single_observation_space, envs.single_action_space).to(device)
-        if not args.checkpoint:
-            expert = load_expert(args.env_id, args.expert)
-            demos = load_expert(demo_env_id, args.expert, dataset=args.dataset)
-            if args.dataset:
-                demos.replay(args.num_demos)  # are there as many?
-        if args.checkpoint:
-            metadata = load(policy, args.checkpoint, {"algorithm": algorithm, "env_id": args.env_id})
-        elif resume:
-            policy.load_state_dict(weights)
-            obs, actions = obs.to(device), actions.to(device)
-        else:
-            obs, actions = policy.obs_moments[:0], policy.action_moments[:0]  # none so far
-            metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
-            metadata |= {"num_transitions": 0, "expert_labels": 0, "train_seconds": 0.0, "rounds": []}
-            metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
-        name = re.sub("[:/]", "-", f"{args.env_id}__{algorithm}__{args.seed}__{int(time.time())}")
-        run = Path(resume or Path(args.run_dir) / name)
-        run.mkdir(parents=True, exist_ok=bool(resume))
-    except (ValueError, OSError) as error:
-        fail(f"--run-dir {args.run_dir} cannot be written: {error}" if isinstance(error, OSError) else error)
-    if not (resume or args.checkpoint):
-        save(run, policy, obs, actions, metadata)
+    envs = make_envs(args, min(args.num_envs, args.eval_episodes))
+    policy = make_policy(args, envs)
+    if args.checkpoint:
+        metadata, weights = read_saved("--checkpoint", args.checkpoint)
+        load_weights(policy, weights, f"--checkpoint {args.checkpoint}")
+        run = make_run_dir(args)
+    elif args.resume:
+        run = Path(args.resume)
+        metadata, state = read_saved("--resume", run / "state.safetensors")
+        metadata["args"] = asdict(args)
+        obs = state.pop("obs").to(args.device)
+        actions = state.pop("actions").to(args.device)
+        load_weights(policy, state, f"--resume {args.resume}")
+    else:
+        get_expert(args, args.seed)  # refused now, not after the first training
+        demos = collect_demonstrations(args, envs)
+        obs, actions = to_tensors(demos, args.label_every, args.device)
+        metadata = describe(args, demos)
+        run = make_run_dir(args)
+        save(policy, run, metadata, obs, actions)
+
+    exit_on_interrupt(f"interrupted; continue with --resume {run}")
     writer = SummaryWriter(run)
-    writer.add_text("hyperparameters", "\n".join(f"    {name} = {value}" for name, value in asdict(args).items()))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: fail(f"interrupted; go on with --resume {run}", status=130))
-    rounds = range(0) if args.checkpoint else range(len(metadata["rounds"]), args.num_rounds + 1)
-    num_updates = args.num_updates // (args.num_rounds + 1)
-    progress = tqdm(desc=algorithm, total=num_updates * len(rounds), unit=" updates", disable=None if rounds else True)
-    for number in rounds:  # a function of the seed, the number, the weights and the data, so that it can be repeated
-        torch.manual_seed(seed := 1_000_000 * args.seed + 1_000 * number)
-        beta = {"indicator": 0.0, "exponential": 0.5**number, "linear": 1 - number / max(1, args.num_rounds)}
-        beta = 1.0 if number == 0 else beta[args.beta_schedule]
-        env_id, episodes = (args.env_id, args.episodes_per_round) if number else (demo_env_id, args.num_demos)
-        expert = load_expert(env_id, args.expert, seed, None if number else args.dataset)
-        visited = make_envs(env_id, min(args.num_envs, episodes))
-        *new, returns = visit(visited, expert, policy, beta, episodes, seed, args.label_every)
-        obs, actions = torch.cat([obs, new[0]]), torch.cat([actions, new[1]])  # (2)
-        policy.fit(obs, actions)
-        begin = time.perf_counter()
-        loss = train(policy, obs, actions, num_updates, args, progress)
-        if not math.isfinite(loss):
-            fail(f"the loss is {loss} after round {number}; lower --learning-rate. The round before is in {run}")
-        metadata["train_seconds"] += time.perf_counter() - begin
-        metadata["updates_per_second"] = num_updates * (number + 1) / metadata["train_seconds"]
-        metadata["num_transitions"] = metadata["expert_labels"] = len(obs)
-        mean = evaluate(envs, policy, args.num_envs, eval_seed)["return_mean"]
-        line = {"expert_labels": len(obs), "beta": beta, "visited_return": returns.mean(), "return_mean": mean}
-        metadata["rounds"].append(line | {"loss": loss})
-        save(run, policy, obs, actions, metadata)
-        for name, value in metadata["rounds"][-1].items():
-            writer.add_scalar(f"round/{name}", value, len(obs))
-        progress.set_postfix({"round": number, "labels": len(obs), "last_return": f"{mean:.2f}"})
-    progress.close()
-    results = metadata | evaluate(envs, policy, args.eval_episodes, eval_seed)
-    worst, best, mean = results["random_return"], results["expert_return"], results["return_mean"]
-    results |= {"normalized_return": (mean - worst) / (best - worst), "total_seconds": time.time() - start}
-    results["versions"] = {name: version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
-    results["num_parameters"] = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    (run / "results.json").write_text(json.dumps(results, indent=2))
+    writer.add_text("args", json.dumps(asdict(args), indent=4))
+    if not args.checkpoint:
+        dagger(args, policy, obs, actions, envs, run, writer, metadata)
+
+    results = metadata | {"env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
+    results |= evaluate(args, envs, policy, args.eval_episodes)
     writer.close()
+    report(results, policy, run, time.time() - start)
     if args.capture_video:
-        record = [lambda env: gym.wrappers.RecordVideo(env, str(run / "videos"), episode_trigger=lambda k: k < 3)]
-        evaluate(make_envs(args.env_id, 1, render_mode="rgb_array", wrappers=record), policy, 3, eval_seed)
-    success = f", success {results['success_rate']:.1%}" if "success_rate" in results else ""
-    score = f"return {mean:.2f} ± {results['return_std']:.2f}{success}, normalised {results['normalized_return']:.3f}"
-    score += f" ({results['expert_labels']:,} labels; expert {best:.2f})"
-    print(f"{algorithm} on {args.env_id}: {score}; {time.time() - start:.0f} s; {run}")
+        record_videos(args, policy, run)
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args))
-    except (OSError, SafetensorError) as error:  # a full disk, for one
-        fail(f"{error}; what was saved before is whole", status=1)
+    main(parse_args())

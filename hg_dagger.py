@@ -1,25 +1,40 @@
-"""HG-DAgger: the novice drives, a person takes over when it errs, and only what the person then does becomes a label.
+"""HG-DAgger: the novice acts, a person takes over when it errs, and only that becomes a label.
 
-    D <- the expert's own episodes, pi_1 <- train(D)
-    for i = 1, 2, ...: in each step act by the expert if g(s) holds, else by the novice pi_i               (1)
-                       D <- D + {(s, pi*(s)) for every s with g(s)},  pi_(i+1) <- train(D)                 (2)
-    doubt(s) = ||diag Cov(pi^1(s), ..., pi^E(s))||_2,  tau = mean of the last quarter of {doubt(s) at take-over}    (3)
+    D <- the expert's own episodes,  pi_1 <- train(D)
+    for i = 1, 2, ...:
+        act by the expert where the gate g(s) = 1, else by the novice pi_i              (1)
+        D <- D + {(s, pi*(s)) for every s with g(s) = 1},  pi_(i+1) <- train(D)         (2)
+    doubt(s) = ||diag Cov(pi^1(s), ..., pi^E(s))||_2                                    (3)
+    tau = mean of the last quarter of the doubts at which the expert took over          (4)
 
-Kelly, Sidrane, Driggs-Campbell & Kochenderfer, "HG-DAgger: Interactive Imitation Learning with Human Experts", 2019.
-The novice is the mean of networks that differ in their initial weights. tau is a measure of risk and decides nothing:
-results.json counts the states near failure with doubt < tau and with more. The gate (experts/gates.py) is simulated, on
-the road by look-ahead, elsewhere by disagreement, or human: a held key takes over. The rest is as in dagger.py.
-    python hg_dagger.py --env-id Hopper-v4 --num-rounds 10 --num-demos 1 --label-every 10  # return 0.977, 674 labels
+Kelly, Sidrane, Driggs-Campbell & Kochenderfer, "HG-DAgger: Interactive Imitation Learning with
+Human Experts", 2019 (https://arxiv.org/abs/1810.02890). The novice is the mean of E networks that
+differ in their initial weights. tau is a measure of risk, and decides nothing during training.
+
+The gate is a person (--gate human: hold a key to take over), or a rule in the person's place, which
+knows the expert: it takes over where a running mean of the disagreement between expert and novice
+exceeds a threshold, and hands back where it has fallen to half of that.
+
+Differences from the paper:
+- The simulated gate, and --label-every, which keeps the labels of every n-th step only.
+- pi_(i+1) starts from the weights of pi_i, with a fresh optimiser.
+- Box action spaces are learned with squared loss, Discrete ones with cross-entropy; doubt is in
+  standard deviations of the labels, or in probabilities.
+
+`--resume RUN` continues a run that was stopped.
+
+    python hg_dagger.py --env-id Hopper-v4 --num-demos 1 --label-every 10
 """
 
+import functools
 import json
 import math
 import re
 import signal
 import sys
 import time
-import timeit
-from dataclasses import asdict, dataclass
+from collections import Counter, namedtuple
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -28,179 +43,264 @@ import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 import tyro
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experts import load_expert, make_envs, rollout
-from experts.gates import HumanGate, OpenGate, SimulatedGate
+from experts import load_expert
+from experts.human import HumanExpert
 
 
 @dataclass
 class Args:
-    # --- Experiment ---
+    # --- Task and demonstrations ---
     env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
+    num_envs: int = 25  # environments stepped side by side
+    max_episode_steps: int | None = None  # None: the environment's own limit
+    num_demos: int = 10  # expert episodes before the first round
+    expert: str | None = None  # your own expert, as module:callable
+    dataset: str | None = None  # a local Minari data set, in place of an expert's episodes
+    # --- Training ---
     seed: int = 0  # of demonstrations, network, batches and evaluation
-    num_demos: int = 10  # expert episodes to learn from
-    expert: str | None = None  # your own expert as module:callable, in place of the shipped one
-    dataset: str | None = None  # a local Minari data set to learn from, in place of an expert's demonstrations
-    num_updates: int = 20_000  # gradient steps, in equal parts after the demonstrations and after each round
-    batch_size: int = 256  # transitions per gradient step
-    learning_rate: float = 1e-3  # in each round the lesser of a warm-up over 500 updates and a cosine to zero
+    num_updates: int = 20_000  # gradient steps in all, shared equally among the rounds
+    batch_size: int = 256  # transitions in a gradient step
+    learning_rate: float = 1e-3  # at its peak, after a linear warm-up; then cosine to 0
     hidden_dim: int = 256  # width of the hidden layers
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda is faster for much larger networks only
+    # --- Evaluation and output ---
     eval_episodes: int = 50  # episodes of the final evaluation
-    num_envs: int = 20  # environments stepped side by side
-    max_episode_steps: int | None = None  # limit where the environment sets none itself; 1,000 if not given
-    device: str = "auto"  # auto, cpu or cuda
-    num_threads: int = 1  # more are slower for networks of this size
     capture_video: bool = False  # record three episodes of the final policy
+    checkpoint: str | None = None  # evaluate this policy.safetensors; do not train
+    resume: str | None = None  # continue the run in this directory
     run_dir: str = "runs"  # each run makes its own directory in here
-    checkpoint: str | None = None  # evaluate this policy.safetensors, no training
     # --- HG-DAgger ---
-    num_rounds: int = 10  # after the demonstrations
-    episodes_per_round: int = 4  # of visited states
-    label_every: int = 1  # keep every n-th label only, in the demonstrations too
-    demo_env_id: str | None = None  # where the demonstrations come from, if from elsewhere
-    resume: str | None = None  # the directory of a stopped run, whose arguments hold
-    ensemble_size: int = 5  # networks in the novice
-    gate: Literal["simulated", "human"] = "simulated"  # human: you, at the keyboard, in a window
-    gate_enter: float = 0.12  # mean disagreement above which the simulated gate takes over; unused on the road
-    gate_steps: int = 5  # of that running mean, and of less than half the disagreement until it hands back
+    num_rounds: int = 10  # rounds after the demonstrations; 0 is behaviour cloning
+    episodes_per_round: int = 4
+    label_every: int = 1  # keep the labels of every n-th step only, in the demonstrations too
+    demo_env_id: str | None = None  # environment of the demonstrations, if it is another
+    ensemble_size: int = 5  # E
+    gate: Literal["simulated", "human"] = "simulated"  # human: you, at the keyboard
+    gate_threshold: float = 0.12  # disagreement at which the simulated expert takes over
+    gate_steps: int = 5  # time constant of the running mean of the disagreement, in steps
 
-
-def moments(x):
-    """Mean and standard deviation (2, dim) of x (T, dim), for standardising; a constant dimension is only centred."""
-    std, mean = torch.std_mean(x.double(), dim=0, correction=0)
-    return torch.stack([mean, torch.where(std > 1e-6, std, 1.0)])
+    def __post_init__(self):  # tyro shows what is raised here as a usage error
+        sizes = ["num_envs", "num_demos", "num_updates", "batch_size", "hidden_dim"]
+        for name in [
+            *sizes,
+            "episodes_per_round",
+            "label_every",
+            "ensemble_size",
+            "gate_steps",
+            "eval_episodes",
+        ]:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        if self.max_episode_steps is not None and self.max_episode_steps < 1:
+            raise ValueError("max_episode_steps must be at least 1")
+        if self.seed < 0:
+            raise ValueError("seed must be at least 0")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError("learning_rate must be above 0")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device cuda: PyTorch finds none; use cpu")
+        if not 0 <= self.num_rounds < self.num_updates:
+            raise ValueError("num_rounds must be at least 0, and less than num_updates")
+        if self.checkpoint and self.resume:
+            raise ValueError("give either checkpoint or resume")
+        if not 0 < self.gate_threshold < math.inf:
+            raise ValueError("gate_threshold must be above 0")
 
 
 class Policy(nn.Module):
-    """E networks; obs (B, obs_dim), actions (B, act_dim) in the environment's units, or categories (B, 1)."""
+    """The novice: E networks; their mean acts, and their variance is the doubt."""
 
-    def __init__(self, args, obs_space, action_space):
+    def __init__(self, obs_space, action_space, hidden_dim=256, ensemble_size=5):
         super().__init__()
+        obs_dim = obs_space.shape[0]
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
-        if not self.discrete and not isinstance(action_space, gym.spaces.Box):
-            raise ValueError(f"a Box or Discrete action space is needed, not {action_space}.")
-        if self.discrete:
-            bounds, num_outputs = ([action_space.start], [action_space.start + action_space.n - 1]), action_space.n
-        else:
-            bounds, num_outputs = (action_space.low, action_space.high), action_space.shape[0]
-        obs_dim, hidden, act_dim = obs_space.shape[0], args.hidden_dim, len(bounds[0])
-        self.register_buffer("obs_moments", torch.tensor([[0.0], [1.0]]).repeat(1, obs_dim))
-        self.register_buffer("action_moments", torch.tensor([[0.0], [1.0]]).repeat(1, act_dim))
-        self.register_buffer("action_bounds", torch.as_tensor(np.stack(bounds), dtype=torch.float32))
+        num_outputs = int(action_space.n) if self.discrete else action_space.shape[0]
         self.nets = nn.ModuleList()
-        for _ in range(args.ensemble_size):
-            layers = nn.Linear(obs_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
-            self.nets.append(nn.Sequential(*layers, nn.Linear(hidden, int(num_outputs))))
+        for _ in range(ensemble_size):
+            net = nn.Sequential(
+                nn.Linear(obs_dim, hidden_dim),
+                nn.GELU(),
+                nn.Linear(hidden_dim, hidden_dim),
+                nn.GELU(),
+                nn.Linear(hidden_dim, num_outputs),
+            )
+            self.nets.append(net)
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
+        if self.discrete:
+            self.start = int(action_space.start)  # categories are start, start + 1, ...
+        else:
+            self.register_buffer("action_mean", torch.zeros(num_outputs))
+            self.register_buffer("action_std", torch.ones(num_outputs))
+            self.register_buffer("action_low", torch.tensor(action_space.low))
+            self.register_buffer("action_high", torch.tensor(action_space.high))
 
-    def fit(self, obs, actions):
-        """Take the statistics of the labels."""
-        self.obs_moments.copy_(moments(obs))
-        self.action_moments.copy_(moments(actions))
+    def set_statistics(self, obs, actions):
+        self.obs_mean, self.obs_std = mean_and_std(obs)
+        if not self.discrete:
+            self.action_mean, self.action_std = mean_and_std(actions)
 
     def forward(self, obs):
-        """Each network's standardised action (E, B, act_dim), or the categories' logits."""
-        mean, std = self.obs_moments
-        z = ((obs - mean) / std).clamp(-10, 10)
-        return torch.stack([net(z) for net in self.nets])
+        """Standardised actions (E, B, act_dim), or logits (E, B, n), of all networks."""
+        obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
+        return torch.stack([net(obs) for net in self.nets])
 
     def loss(self, obs, actions):
         if self.discrete:
-            labels = (actions - self.action_bounds[0]).squeeze(-1).long().repeat(len(self.nets))
-            return nn.functional.cross_entropy(self(obs).flatten(0, 1), labels)
-        mean, std = self.action_moments
-        return (self(obs) - (actions - mean) / std).square().sum(-1).mean()
+            labels = (actions - self.start).repeat(len(self.nets))
+            return F.cross_entropy(self(obs).flatten(0, 1), labels)
+        target = (actions - self.action_mean) / self.action_std
+        return (self(obs) - target).square().sum(-1).mean()
 
     @torch.no_grad()
-    def act(self, obs):
+    def act_and_doubt(self, obs):
+        """obs (N, obs_dim) to actions (N, act_dim) or (N,), and doubts (N,), all numpy."""
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
         if self.discrete:
-            return self.action_bounds[0] + self(obs).softmax(-1).mean(0).argmax(-1, keepdim=True)
-        mean, std = self.action_moments
-        return (mean + std * self(obs).mean(0)).clamp(*self.action_bounds)
+            out = self(obs).softmax(-1)
+            actions = self.start + out.mean(0).argmax(-1)
+        else:
+            out = self(obs)
+            actions = self.action_mean + self.action_std * out.mean(0)
+            actions = actions.clamp(self.action_low, self.action_high)
+        doubt = out.var(0, correction=0).norm(dim=-1)  # (3)
+        return actions.cpu().numpy(), doubt.cpu().numpy()
 
-    @torch.no_grad()
-    def doubt(self, obs):
-        """How far the networks disagree (B,), in standardised actions or in probabilities."""
-        out = self(obs).softmax(-1) if self.discrete else self(obs)
-        return out.var(0, correction=0).norm(dim=-1)  # (3)
+    def act(self, obs):
+        """Like an expert, from numpy to numpy: obs (N, obs_dim) to actions (N, act_dim) or (N,)."""
+        actions, _ = self.act_and_doubt(obs)
+        return actions
+
+    def distance(self, actions, others):
+        """Root mean square over dimensions (N,), in standard deviations; 0 or 1 for categories."""
+        if self.discrete:
+            return (actions != others).astype(float)
+        z = (actions - others) / self.action_std.cpu().numpy()
+        return np.sqrt(np.square(z).mean(-1))
 
 
-def fail(message, status=2):
-    """End with the message on standard error, without a traceback; status 2 is for wrong input."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(status)
+def drive(args, envs, policy, expert, human, seed):
+    """One round: states (T, obs_dim) and labels of the expert's control, and what to report."""
+    states = []
+    labels = []
+    take_overs = []
+    controlled = []
+    for episode in range(0, args.episodes_per_round, envs.num_envs):
+        obs, _ = envs.reset(seed=seed + episode)
+        if human:
+            human.begin_episode()
+        running = episode + np.arange(envs.num_envs) < args.episodes_per_round
+        gate = np.zeros(envs.num_envs, dtype=bool)  # g(s): the expert is in control
+        disagreement = np.zeros(envs.num_envs)
+        step = 0
+        while running.any() and not (human and human.closed):
+            proposals, doubt = policy.act_and_doubt(obs)
+            previous_gate = gate
+            if human:
+                corrections, gate = human(obs, proposals)
+            else:
+                corrections = np.array(expert(obs.copy()))
+                if corrections.shape != proposals.shape:
+                    fail(f"labels of shape {proposals.shape} are needed, not {corrections.shape}")
+                # An expert in control stays until the disagreement has fallen to half.
+                distance = policy.distance(corrections, proposals)
+                disagreement += (distance - disagreement) / args.gate_steps
+                threshold = np.where(gate, args.gate_threshold / 2, args.gate_threshold)
+                gate = disagreement > threshold
+
+            actions = proposals.copy()
+            actions[gate] = corrections[gate]  # (1)
+            if step % args.label_every == 0:
+                states.append(obs[running & gate])
+                labels.append(corrections[running & gate])  # pi*(s) of (2)
+            takes_over = gate & ~previous_gate
+            take_overs += doubt[running & takes_over].tolist()
+            controlled += gate[running].tolist()
+
+            obs, _, terminated, truncated, _ = envs.step(actions)
+            running = running & ~(terminated | truncated)
+            step += 1
+    if human:  # also what a run that was stopped in this round had recorded
+        states, labels = human.corrections()
+    else:
+        states = np.concatenate(states)
+        labels = np.concatenate(labels)
+    expert_share = np.mean(controlled) if controlled else 0.0
+    return states, labels, take_overs, expert_share
 
 
-def drive(envs, policy, gate, num_episodes, seed):
-    """Episodes one after another, the expert acting where the gate says so (1); without a gate the novice alone.
+def hg_dagger(args, policy, obs, actions, envs, round_envs, human, run, writer, metadata):
+    """The rounds that remain; obs and actions are D. Round 0 only trains on the demonstrations.
 
-    obs (T, obs_dim), actions (T, act_dim), and (T,) each: rewards, expert's control, taken over, doubt, near a failure.
+    A round depends on its seed, the weights and D alone, so that --resume repeats it exactly.
     """
-    device, controls, steps = next(policy.parameters()).device, [], []
-
-    def act(obs):
-        actions = policy.act(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
-        actions = actions.reshape(envs.action_space.shape).astype(envs.action_space.dtype)
-        labels, control = gate(obs, actions) if gate else (actions, np.zeros(len(obs), bool))
-        controls.append(control)
-        return np.where(control.reshape(-1, *[1] * (actions.ndim - 1)), labels, actions)
-
-    act.reset, player = getattr(gate, "reset", None), gate.expert if isinstance(gate, OpenGate) else act
-    for episode, obs, actions, rewards, _, infos in rollout(envs, player, num_episodes, seed):
-        control = controls.pop() if controls else np.ones(len(obs), bool)
-        failure = infos["terminated"] & ~np.array(infos.get("is_success", np.zeros(len(obs))), bool)
-        steps.append((episode, obs, actions.reshape(len(obs), -1), rewards, control, failure))
-        if gate and gate.closed:
-            break
-    columns = [np.concatenate(column) for column in zip(*steps, strict=True)]
-    order = np.argsort(columns[0], kind="stable")[: (columns[0] < num_episodes).sum()]
-    episode, obs, actions, rewards, control, failure = (column[order] for column in columns)
-    taken = control & ((np.diff(episode, prepend=-1) > 0) | ~np.roll(control, 1))
-    end = np.searchsorted(episode, episode, side="right")  # of the episode that each state belongs to
-    near = failure[end - 1] & (end - np.arange(len(end)) <= 10)  # at most ten steps before it fails
-    doubt = policy.doubt(torch.as_tensor(obs, dtype=torch.float32, device=device)).cpu().numpy()
-    return obs, actions, rewards, control, taken, doubt, near
-
-
-def evaluate(envs, policy, num_episodes, seed):
-    """Returns of `num_episodes`, time per action and, where the last `info` reports them, successes and their modes."""
-
-    def act(obs):
-        obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
-        return policy.act(obs).cpu().numpy().reshape(envs.action_space.shape).astype(envs.action_space.dtype)
-
-    act.reset, device = getattr(policy, "reset", None), next(policy.parameters()).device
-    returns, endings = np.zeros(num_episodes + 1), [{}] * (num_episodes + 1)
-    with torch.random.fork_rng():  # sampling here leaves training as it is, and the other way round
+    num_updates = args.num_updates // (args.num_rounds + 1)
+    remaining = range(len(metadata["rounds"]), args.num_rounds + 1)
+    progress = tqdm(total=num_updates * len(remaining), unit=" updates", disable=None)
+    for number in remaining:
+        seed = 1_000_000 * args.seed + 1_000 * number
         torch.manual_seed(seed)
-        for episode, obs, _, rewards, done, infos in rollout(envs, act, num_episodes, seed):  # noqa: B007
-            returns[episode] += rewards
-            for i in np.flatnonzero(done):
-                endings[episode[i]] = {k: infos[k][i] for k in ("is_success", "mode", "num_modes") if k in infos}
-        microseconds = 1e6 * min(timeit.repeat(lambda: act(obs), number=10, repeat=10)) / (10 * len(obs))
-    returns, endings = returns[:-1], endings[:-1]
-    results = {"eval_returns": returns.tolist(), "return_mean": returns.mean(), "return_std": returns.std()}
-    results["microseconds_per_action"] = microseconds  # in a batch of `num_envs`
-    if any("is_success" in end for end in endings):
-        results["success_rate"] = float(np.mean([bool(end.get("is_success")) for end in endings]))
-    if "mode" in endings[0]:
-        modes, counts = np.unique([end["mode"] for end in endings if end["is_success"]], return_counts=True)
-        entropy = (counts / counts.sum() * np.log(counts.sum() / counts)).sum() / math.log(endings[0]["num_modes"])
-        results |= {"mode_counts": dict(zip(modes.tolist(), counts.tolist(), strict=True)), "mode_entropy": entropy}
-    return results
+        take_overs = []
+        expert_share = 1.0
+        if number > 0:
+            expert = None if human else get_expert(args, seed)
+            if human:
+                human.begin_round(run / f"corrections_{number}", f"round {number}")
+            states, labels, take_overs, expert_share = drive(
+                args, round_envs, policy, expert, human, seed
+            )
+            check_data(envs, states, labels, f"round {number}")
+            states, labels = label_tensors(states, labels, args.device)
+            obs = torch.cat([obs, states])
+            actions = torch.cat([actions, labels])  # (2)
+
+        metadata["doubts"] += take_overs
+        last_quarter = metadata["doubts"][-math.ceil(len(metadata["doubts"]) / 4) :]
+        metadata["tau"] = float(np.mean(last_quarter)) if last_quarter else 0.0  # (4)
+        begin = time.time()
+        loss = train(args, policy, obs, actions, num_updates, progress)
+        if not math.isfinite(loss):
+            fail(f"the loss is {loss} after round {number}; lower --learning-rate")
+        metadata["train_seconds"] += time.time() - begin
+        return_mean = evaluate(args, envs, policy, envs.num_envs)["return_mean"]
+        summary = {
+            "expert_labels": len(obs),
+            "expert_share": float(expert_share),
+            "take_overs": len(take_overs),
+            "tau": metadata["tau"],
+            "loss": loss,
+            "return_mean": return_mean,
+        }
+        metadata["rounds"].append(summary)
+        metadata["num_transitions"] = len(obs)
+        metadata["expert_labels"] = len(obs)
+        save(policy, run, metadata, obs, actions)
+        for name, value in summary.items():
+            writer.add_scalar(f"round/{name}", value, len(obs))
+        postfix = {"round": number, "labels": len(obs), "last_return": f"{return_mean:.2f}"}
+        progress.set_postfix(postfix)
+        if human and human.closed:
+            break
+    progress.close()
 
 
-def train(policy, obs, actions, num_updates, args, progress):
-    """Gradient steps on all labels so far; the loss of the last one."""
+def train(args, policy, obs, actions, num_updates, progress):
+    """Gradient steps on all labels so far, with a fresh optimiser; returns the last loss."""
+    policy.set_statistics(obs, actions)
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
     for update in range(1, num_updates + 1):
-        cosine = 0.5 * (1 + math.cos(math.pi * update / num_updates))
-        optimizer.param_groups[0]["lr"] = args.learning_rate * min(update / 500, cosine)
-        batch = torch.randint(len(obs), (args.batch_size,), device=obs.device)
+        fraction = update / num_updates
+        cosine = 0.5 * (1 + math.cos(math.pi * fraction))
+        warm_up = 20 * fraction  # over the first 5%
+        optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
+        batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
         loss = policy.loss(obs[batch], actions[batch])
         optimizer.zero_grad()
         loss.backward()
@@ -209,142 +309,327 @@ def train(policy, obs, actions, num_updates, args, progress):
     return loss.item()
 
 
-def load(policy, path, expected):
-    """Load a saved policy's weights and return its metadata, which must agree with `expected`."""
+def mean_and_std(x):
+    """For standardising x (T, dim); a dimension that is constant is only centred."""
+    x = x.double()
+    std = x.std(0, correction=0)
+    std = torch.where(std > 1e-6, std, 1.0)
+    return x.mean(0).float(), std.float()
+
+
+def fail(message):
+    """End with a message on standard error and exit status 2, which stands for wrong input."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def make_envs(args, num_envs, **kwargs):
+    """Environments stepped side by side, with flat observations and actions."""
+    limit = args.max_episode_steps
+    try:
+        envs = gym.make_vec(args.env_id, num_envs, "sync", max_episode_steps=limit, **kwargs)
+    except (gym.error.Error, ImportError) as error:
+        fail(f"--env-id {args.env_id} cannot be made: {error}")
+    obs_space = envs.single_observation_space
+    action_space = envs.single_action_space
+    if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
+        fail(f"--env-id {args.env_id} has observations {obs_space}; a flat Box is needed")
+    is_flat_box = isinstance(action_space, gym.spaces.Box) and len(action_space.shape) == 1
+    if not is_flat_box and not isinstance(action_space, gym.spaces.Discrete):
+        fail(f"--env-id {args.env_id} has actions {action_space}; a flat Box or Discrete is needed")
+    if envs.envs[0].spec.max_episode_steps is None:
+        fail(f"--env-id {args.env_id} does not limit its episodes; give --max-episode-steps")
+    return envs
+
+
+Episode = namedtuple("Episode", "obs actions rewards info")
+
+
+def rollout(envs, act, num_episodes, seed):
+    """Play whole episodes; number k starts from the seed `seed + k`."""
+    episodes = []
+    while len(episodes) < num_episodes:
+        obs, _ = envs.reset(seed=seed + len(episodes))  # environment i gets this seed + i
+        running = np.ones(envs.num_envs, dtype=bool)
+        last_infos = [{} for _ in range(envs.num_envs)]
+        steps = []
+
+        # An environment that is done starts over, unrecorded, until the whole batch is done.
+        while running.any():
+            actions = np.array(act(obs.copy()))  # copies, in case an expert reuses its arrays
+            if actions.shape != envs.action_space.shape:
+                fail(f"actions of shape {envs.action_space.shape} are needed, not {actions.shape}")
+            next_obs, rewards, terminated, truncated, infos = envs.step(actions)
+            steps.append((obs, actions, rewards, running))
+            done = running & (terminated | truncated)
+            for i in np.flatnonzero(done):
+                for key in ("is_success", "mode"):
+                    if key in infos and infos[f"_{key}"][i]:
+                        last_infos[i][key] = infos[key][i]
+            running = running & ~done
+            obs = next_obs
+
+        obs, actions, rewards, recorded = (np.stack(column) for column in zip(*steps, strict=True))
+        for i in range(envs.num_envs):
+            mask = recorded[:, i]  # the steps of this environment's first episode
+            columns = obs[mask, i], actions[mask, i], rewards[mask, i]
+            episodes.append(Episode(*columns, last_infos[i]))
+    return episodes[:num_episodes]
+
+
+def read_dataset(args, num_episodes):
+    """The first episodes of a local Minari data set."""
+    try:
+        import minari
+
+        dataset = minari.load_dataset(args.dataset)
+    except ImportError:
+        fail("--dataset needs Minari: pip install 'minari[hdf5]'")
+    except (OSError, ValueError) as error:
+        fail(f"--dataset {args.dataset} cannot be read: {error}")
+    if dataset.total_episodes < num_episodes:
+        fail(
+            f"--dataset {args.dataset} has {dataset.total_episodes} episodes, and {num_episodes} "
+            "are needed; lower --num-demos"
+        )
+    episodes = dataset.iterate_episodes(dataset.episode_indices[:num_episodes])
+    return [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in episodes]
+
+
+def get_expert(args, seed):
+    try:
+        return load_expert(args.env_id, args.expert, seed)
+    except gym.error.Error as error:
+        fail(error)
+
+
+def collect_demonstrations(args, envs):
+    """Whole episodes of the expert, or of a data set in its place."""
+    demo_args = replace(args, env_id=args.demo_env_id or args.env_id)
+    demo_envs = make_envs(demo_args, min(args.num_envs, args.num_demos))
+    for name in ("single_observation_space", "single_action_space"):
+        if getattr(demo_envs, name) != getattr(envs, name):
+            fail(f"--demo-env-id {args.demo_env_id} has another {name}")
+    if args.dataset:
+        episodes = read_dataset(args, args.num_demos)
+    else:
+        expert = get_expert(demo_args, args.seed)
+        episodes = rollout(demo_envs, expert, args.num_demos, seed=1_000_000 * args.seed)
+    for number, episode in enumerate(episodes):
+        check_data(envs, episode.obs, episode.actions, f"demonstration {number}")
+    return episodes
+
+
+def make_round_envs(args):
+    """Where the rounds are played; and the person at the keyboard, if there is one."""
+    if args.gate == "simulated":
+        get_expert(args, args.seed)  # refused now, not after the first training
+        return make_envs(args, min(args.num_envs, args.episodes_per_round)), None
+    envs = make_envs(args, 1, render_mode="rgb_array")
+    try:
+        return envs, HumanExpert(envs, args.env_id)
+    except gym.error.Error as error:
+        fail(error)
+
+
+def check_data(envs, obs, actions, source):
+    """Refuse observations and actions from which nothing can be learned."""
+    obs_dim = envs.single_observation_space.shape[0]
+    if obs.shape[1:] != (obs_dim,) or not np.isfinite(obs).all():
+        fail(f"{source} has observations that are not {obs_dim} finite numbers")
+    action_space = envs.single_action_space
+    if not all(action in action_space for action in actions.astype(action_space.dtype)):
+        fail(f"{source} has actions that are not in {action_space}")
+
+
+def to_tensors(episodes, label_every, device):
+    """Observations (T, obs_dim) and actions (T, act_dim), or (T,), of every n-th step."""
+    obs = np.concatenate([episode.obs[::label_every] for episode in episodes])
+    actions = np.concatenate([episode.actions[::label_every] for episode in episodes])
+    return label_tensors(obs, actions, device)
+
+
+def label_tensors(obs, actions, device):
+    dtype = torch.int64 if actions.ndim == 1 else torch.float32
+    obs = torch.tensor(obs, dtype=torch.float32, device=device)
+    return obs, torch.tensor(actions, dtype=dtype, device=device)
+
+
+def evaluate(args, envs, policy, num_episodes):
+    """Returns; and the success rate and the modes of successes, if the environment reports them."""
+    # Demonstrations have the seeds from 1_000_000 * args.seed on: the episodes are different ones.
+    episodes = rollout(envs, policy.act, num_episodes, seed=1_000_000 * args.seed + 500_000)
+    returns = [float(episode.rewards.sum()) for episode in episodes]
+    results = {
+        "eval_returns": returns,
+        "return_mean": float(np.mean(returns)),
+        "return_std": float(np.std(returns)),
+    }
+    if any("is_success" in episode.info for episode in episodes):
+        successes = [episode.info for episode in episodes if episode.info.get("is_success")]
+        results["success_rate"] = len(successes) / num_episodes
+        results["modes"] = Counter(str(info["mode"]) for info in successes if "mode" in info)
+    return results
+
+
+def describe(args, demos):
+    """What results.json and the saved policy say of the training; the rounds add to it."""
+    return {
+        "algorithm": Path(__file__).stem,
+        "args": asdict(args),
+        "num_transitions": 0,
+        "expert_labels": 0,
+        "expert_return": float(np.mean([demo.rewards.sum() for demo in demos])),
+        "train_seconds": 0.0,
+        "rounds": [],
+        "doubts": [],  # at take-overs
+        "tau": 0.0,
+    }
+
+
+def save(policy, run, metadata, obs, actions):
+    """Write the policy, and the state from which --resume continues, each beside and renamed."""
+    header = {"metadata": json.dumps(metadata)}
+    weights = policy.state_dict()
+    save_file(weights, run / "policy.tmp", header)
+    (run / "policy.tmp").replace(run / "policy.safetensors")
+    save_file(weights | {"obs": obs, "actions": actions}, run / "state.tmp", header)
+    (run / "state.tmp").replace(run / "state.safetensors")
+
+
+def read_saved(flag, path):
+    """Metadata and tensors of a saved policy or state; reading a safetensors file runs no code."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads(file.metadata()["metadata"])
-            made_with = {name: metadata[name] for name in expected}
-            if made_with != expected:
-                fail(f"--checkpoint {path} was made with {made_with}, not {expected}.")
-            policy.load_state_dict({name: file.get_tensor(name) for name in file.keys()})
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        fail(f"--checkpoint {path} is not what this script saves with these arguments: {str(error).splitlines()[0]}")
-    return metadata
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        metadata["args"]["device"] = "cpu"  # unless asked for: this machine may be another
+        Args(**metadata["args"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        fail(f"{flag} {path} was not saved by this script: {error}")
+    return metadata, tensors
 
 
-def save(run, policy, obs, actions, metadata):
-    """Write the policy, and the state from which `--resume` goes on, each whole or not at all."""
-    for name, data in (("policy", {}), ("state", {"obs": obs, "actions": actions})):
-        save_file(policy.state_dict() | data, run / "tmp", {"metadata": json.dumps(metadata)})
-        (run / "tmp").replace(run / f"{name}.safetensors")
-
-
-def restore(run):
-    """Arguments, metadata, weights, observations and labels as the last finished round of `run` left them."""
+def load_weights(policy, weights, source):
     try:
-        with safe_open(Path(run) / "state.safetensors", framework="pt") as file:
-            metadata = json.loads(file.metadata()["metadata"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}
-        return Args(**metadata["args"]), metadata, weights, weights.pop("obs"), weights.pop("actions")
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        fail(f"--resume {run} is not a run that can go on: {str(error).splitlines()[0]}")
+        policy.load_state_dict(weights)
+    except RuntimeError as error:
+        fail(f"{source} does not fit: {str(error).splitlines()[-1].strip()}")
+
+
+def parse_args(command_line=None):
+    """The arguments; those of the checkpoint or of the run to resume are their defaults."""
+    args = tyro.cli(Args, args=command_line, description=__doc__)
+    if args.checkpoint or args.resume:
+        if args.resume:
+            metadata, _ = read_saved("--resume", Path(args.resume) / "state.safetensors")
+        else:
+            metadata, _ = read_saved("--checkpoint", args.checkpoint)
+        args = tyro.cli(Args, args=command_line, default=Args(**metadata["args"]))
+    return args
+
+
+def make_run_dir(args):
+    """A new directory for what this run writes."""
+    name = re.sub("[:/]", "-", f"{args.env_id}__{Path(__file__).stem}__{args.seed}")
+    while True:
+        run = Path(args.run_dir) / f"{name}__{int(time.time())}"
+        try:
+            run.mkdir(parents=True)
+            return run
+        except FileExistsError:  # another run began in the same second
+            time.sleep(1)
+        except OSError as error:
+            fail(f"--run-dir {args.run_dir} cannot be written: {error}")
+
+
+def exit_on_interrupt(message):
+    """From now on Ctrl-C and SIGTERM end the run with this message and exit status 130."""
+
+    def stop(*_):
+        print(message, file=sys.stderr)
+        sys.exit(130)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def report(results, policy, run, seconds):
+    """Write results.json, complete or not at all, and the line that ends the run."""
+    results["num_parameters"] = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    packages = ("torch", "gymnasium", "mujoco", "numpy")
+    results["versions"] = {name: version(name) for name in packages}
+    results["total_seconds"] = seconds
+    (run / "results.tmp").write_text(json.dumps(results, indent=2))
+    (run / "results.tmp").replace(run / "results.json")
+
+    score = f"return {results['return_mean']:.2f} ± {results['return_std']:.2f}"
+    if "success_rate" in results:
+        score += f", success {results['success_rate']:.1%}"
+    score += f" (demonstrations {results['expert_return']:.2f})"
+    score += f", {results['expert_labels']:,} labels"
+    print(f"{results['algorithm']} on {results['env_id']}: {score}; {seconds:.0f} s; {run}")
+
+
+def record_videos(args, policy, run):
+    """Three episodes, from the first seeds of the evaluation, as run/videos/*.mp4."""
+    kwargs = {"render_mode": "rgb_array"}
+    if "gymnasium.envs.mujoco" in str(gym.spec(args.env_id).entry_point):
+        kwargs["camera_name"] = "track"  # the default camera stands still
+    wrapper = functools.partial(
+        gym.wrappers.RecordVideo, video_folder=str(run / "videos"), episode_trigger=lambda k: True
+    )
+    envs = make_envs(args, 1, wrappers=[wrapper], **kwargs)
+    evaluate(args, envs, policy, 3)
+    envs.close()
+
+
+def make_policy(args, envs):
+    spaces = envs.single_observation_space, envs.single_action_space
+    return Policy(*spaces, args.hidden_dim, args.ensemble_size).to(args.device)
 
 
 def main(args):
-    start, algorithm, resume = time.time(), Path(__file__).stem, args.resume
-    if resume:
-        args, metadata, weights, obs, actions = restore(resume)
-    for name, value in asdict(args).items():
-        if type(value) is int and value < (lowest := int(name not in ("seed", "num_rounds"))):
-            fail(f"--{name.replace('_', '-')} must be at least {lowest}, not {value}.")
-    if args.num_rounds >= args.num_updates:
-        fail(f"--num-rounds must be less than --num-updates, not {args.num_rounds}.")
-    if args.device not in ("auto", "cpu", "cuda")[: 2 + torch.cuda.is_available()]:
-        fail(f"--device {args.device} is not available; it is auto, cpu or, with a CUDA device, cuda.")
-    device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(args.num_threads)
+    start = time.time()
+    exit_on_interrupt("interrupted")
+    torch.set_num_threads(1)  # for networks of this size a second thread costs more than it brings
     torch.manual_seed(args.seed)
-    demo_env_id, eval_seed = args.demo_env_id or args.env_id, 1_000_000 * args.seed + 600_000
-    try:
-        envs, demo_envs = make_envs(args.env_id, args.num_envs, args.max_episode_steps), make_envs(demo_env_id, 1)
-        if len({(str(e.single_action_space), e.single_observation_space.shape) for e in (envs, demo_envs)}) > 1:
-            raise ValueError(f"--demo-env-id {demo_env_id} has other observations or actions than {args.env_id}.")
-        policy = Policy(args, envs.single_observation_space, envs.single_action_space).to(device)
-        if not args.checkpoint:
-            expert = load_expert(args.env_id, args.expert, dataset=args.dataset if args.gate == "human" else None)
-            demos = load_expert(demo_env_id, args.expert, dataset=args.dataset)
-            if args.dataset:
-                demos.replay(args.num_demos)  # are there as many?
-        if args.checkpoint:
-            metadata = load(policy, args.checkpoint, {"algorithm": algorithm, "env_id": args.env_id})
-        elif resume:
-            policy.load_state_dict(weights)
-            obs, actions = obs.to(device), actions.to(device)
-        else:
-            obs, actions = policy.obs_moments[:0], policy.action_moments[:0]  # none so far
-            metadata = {"algorithm": algorithm, "env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
-            metadata |= {"num_transitions": 0, "expert_labels": 0, "train_seconds": 0.0, "rounds": [], "doubts": []}
-            metadata |= {"expert_return": expert.return_mean, "random_return": expert.random_return}
-        human = HumanGate(args.env_id) if args.gate == "human" and not args.checkpoint else None
-        name = re.sub("[:/]", "-", f"{args.env_id}__{algorithm}__{args.seed}__{int(time.time())}")
-        run = Path(resume or Path(args.run_dir) / name)
-        run.mkdir(parents=True, exist_ok=bool(resume))
-    except (ValueError, OSError) as error:
-        fail(f"--run-dir {args.run_dir} cannot be written: {error}" if isinstance(error, OSError) else error)
-    if not (resume or args.checkpoint):
-        save(run, policy, obs, actions, metadata)
+    envs = make_envs(args, min(args.num_envs, args.eval_episodes))
+    policy = make_policy(args, envs)
+    if not args.checkpoint:
+        round_envs, human = make_round_envs(args)
+
+    if args.checkpoint:
+        metadata, weights = read_saved("--checkpoint", args.checkpoint)
+        load_weights(policy, weights, f"--checkpoint {args.checkpoint}")
+        run = make_run_dir(args)
+    elif args.resume:
+        run = Path(args.resume)
+        metadata, state = read_saved("--resume", run / "state.safetensors")
+        metadata["args"] = asdict(args)
+        obs = state.pop("obs").to(args.device)
+        actions = state.pop("actions").to(args.device)
+        load_weights(policy, state, f"--resume {args.resume}")
+    else:
+        demos = collect_demonstrations(args, envs)
+        obs, actions = to_tensors(demos, args.label_every, args.device)
+        metadata = describe(args, demos)
+        run = make_run_dir(args)
+        save(policy, run, metadata, obs, actions)
+
+    exit_on_interrupt(f"interrupted; continue with --resume {run}")
     writer = SummaryWriter(run)
-    writer.add_text("hyperparameters", "\n".join(f"    {name} = {value}" for name, value in asdict(args).items()))
-    stop = lambda *_: fail(f"interrupted; go on with --resume {run}", status=130)  # noqa: E731
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: human.close() if human and not human.closed else stop())
-    rounds = range(0) if args.checkpoint else range(len(metadata["rounds"]), args.num_rounds + 1)
-    num_updates = args.num_updates // (args.num_rounds + 1)
-    progress = tqdm(desc=algorithm, total=num_updates * len(rounds), unit=" updates", disable=None if rounds else True)
-    for number in rounds:  # a function of the seed, the number, the weights and the data, so that it can be repeated
-        torch.manual_seed(seed := 1_000_000 * args.seed + 1_000 * number)
-        env_id, episodes = (args.env_id, args.episodes_per_round) if number else (demo_env_id, args.num_demos)
-        expert = load_expert(env_id, args.expert, seed, args.dataset if number == 0 or human else None)
-        visited = make_envs(env_id, min(args.num_envs, episodes))
-        rule = SimulatedGate(visited, expert, policy, args.gate_enter, args.gate_steps)
-        gate = OpenGate(visited, expert) if number == 0 else human.begin(run, number) if human else rule
-        states, labels, _, control, taken, doubt, _ = drive(gate.envs, policy, gate, episodes, seed)
-        metadata["doubts"] += doubt[taken].tolist() if number > 0 else []
-        new = gate.corrections() if gate is human else (states[control], labels[control])
-        new = (torch.as_tensor(x[:: args.label_every], dtype=torch.float32, device=device) for x in new)
-        obs, actions = (torch.cat(pair) for pair in zip((obs, actions), new, strict=True))  # (2)
-        policy.fit(obs, actions)
-        begin = time.perf_counter()
-        loss = train(policy, obs, actions, num_updates, args, progress)
-        if not math.isfinite(loss):
-            fail(f"the loss is {loss} after round {number}; lower --learning-rate. The round before is in {run}")
-        metadata["train_seconds"] += time.perf_counter() - begin
-        metadata["updates_per_second"] = num_updates * (number + 1) / metadata["train_seconds"]
-        metadata["num_transitions"] = metadata["expert_labels"] = len(obs)
-        line = {"expert_labels": len(obs), "loss": loss, "expert_share": control.mean()}
-        line |= {"corrections": int(taken.sum()), "correction_steps": control.sum() / max(1, taken.sum())}
-        metadata["tau"] = np.mean(metadata["doubts"][-math.ceil(len(metadata["doubts"]) / 4) :] or 0.0)  # (3)
-        _, _, rewards, _, _, doubt, near = drive(envs, policy, None, args.num_envs, eval_seed)
-        for side, mask in (("inside", doubt < metadata["tau"]), ("outside", doubt >= metadata["tau"])):
-            line |= {f"states_{side}": int(mask.sum()), f"near_failure_{side}": int((mask & near).sum())}
-        line["return_mean"] = mean = rewards.sum() / args.num_envs
-        metadata["rounds"].append(line)
-        save(run, policy, obs, actions, metadata)
-        for name, value in line.items():
-            writer.add_scalar(f"round/{name}", value, len(obs))
-        progress.set_postfix({"round": number, "labels": len(obs), "last_return": f"{mean:.2f}"})
-        if human and human.closed:
-            break
-    progress.close()
-    results = metadata | evaluate(envs, policy, args.eval_episodes, eval_seed)
-    worst, best, mean = results["random_return"], results["expert_return"], results["return_mean"]
-    results |= {"normalized_return": (mean - worst) / (best - worst), "total_seconds": time.time() - start}
-    results["versions"] = {name: version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")}
-    results["num_parameters"] = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    (run / "results.json").write_text(json.dumps(results, indent=2))
+    writer.add_text("args", json.dumps(asdict(args), indent=4))
+    if not args.checkpoint:
+        hg_dagger(args, policy, obs, actions, envs, round_envs, human, run, writer, metadata)
+
+    results = metadata | {"env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
+    results |= evaluate(args, envs, policy, args.eval_episodes)
     writer.close()
+    report(results, policy, run, time.time() - start)
     if args.capture_video:
-        record = [lambda env: gym.wrappers.RecordVideo(env, str(run / "videos"), episode_trigger=lambda k: k < 3)]
-        evaluate(make_envs(args.env_id, 1, render_mode="rgb_array", wrappers=record), policy, 3, eval_seed)
-    success = f", success {results['success_rate']:.1%}" if "success_rate" in results else ""
-    score = f"return {mean:.2f} ± {results['return_std']:.2f}{success}, normalised {results['normalized_return']:.3f}"
-    score += f" ({results['expert_labels']:,} labels; expert {best:.2f})"
-    print(f"{algorithm} on {args.env_id}: {score}; {time.time() - start:.0f} s; {run}")
+        record_videos(args, policy, run)
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args))
-    except (OSError, SafetensorError) as error:  # a full disk, for one
-        fail(f"{error}; what was saved before is whole", status=1)
+    main(parse_args())

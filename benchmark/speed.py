@@ -1,28 +1,31 @@
-"""What an update and an evaluation step cost, as ratios that hold from machine to machine.
+"""What an update, an environment step and the default command cost, as ratios within one run.
 
-    python -m benchmark.speed
+    taskset -c 0 python -m benchmark.speed
 
-One process, one thread, one run. An update of each script (batch of 256, Hopper's sizes) stands beside its floor: the
-matrix products of its linear layers alone, forward and backward (bc_autoregressive has products with its embedding and
-head besides, so it is compared with bc_gaussian's update). Environment steps under policy control stand beside
-stepping the bare vector environment with the same actions. Each pair is measured in turn, many times, and the
-median is printed with the median ratio.
+One process, one thread. An update of each script (batch of 256, Hopper's sizes) stands beside its
+floor: the matrix products of its linear layers alone, forward and backward (bc_autoregressive has
+products with its embedding and head besides, so it is compared with bc_gaussian's update).
+Environment steps under policy control, by the script's own rollout, stand beside stepping the bare
+vector environment with the same actions. Each pair is measured in turn, many times; the median and
+the median ratio are printed.
 """
 
 import importlib
 import sys
 import time
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import torch
 
 from benchmark.run import SCRIPTS
-from experts import make_envs, rollout
 
-ROOT = Path(__file__).parent.parent
-BATCH_SIZE, OBS_DIM, ACT_DIM, NUM_DATA = 256, 11, 3, 10_000
+BATCH_SIZE = 256
+OBS_DIM = 11
+ACT_DIM = 3
+NUM_DATA = 10_000
+NUM_ENVS = 25
+NUM_STEPS = 100
 
 
 def milliseconds(function, number):
@@ -35,20 +38,25 @@ def milliseconds(function, number):
 
 def paired(first, second, number, repeats):
     """Median milliseconds of both, measured alternately, and the median of their ratio."""
-    first(), second()
-    pairs = np.array([(milliseconds(first, number), milliseconds(second, number)) for _ in range(repeats)])
+    first()
+    second()
+    pairs = []
+    for _ in range(repeats):
+        pairs.append((milliseconds(first, number), milliseconds(second, number)))
+    pairs = np.array(pairs)
     return *np.median(pairs, axis=0), np.median(pairs[:, 0] / pairs[:, 1])
 
 
 def make_update(script):
-    """One update, as in the script's main, and the matrix products that it cannot do without."""
+    """One update, as in the script's train, and the matrix products that it cannot do without."""
     module = importlib.import_module(script)
     obs_space = gym.spaces.Box(-np.inf, np.inf, (OBS_DIM,), np.float32)
-    args = module.Args()
-    policy = module.Policy(args, obs_space, gym.spaces.Box(-1, 1, (ACT_DIM,)))
-    obs, actions = torch.randn(NUM_DATA, OBS_DIM), torch.rand(NUM_DATA, ACT_DIM) * 2 - 1
-    policy.fit(obs, actions)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4, fused=True)
+    policy = module.Policy(obs_space, gym.spaces.Box(-1, 1, (ACT_DIM,)))
+    obs = torch.randn(NUM_DATA, OBS_DIM)
+    actions = torch.rand(NUM_DATA, ACT_DIM) * 2 - 1
+    policy.set_statistics(obs, actions)
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
 
     def update():
         optimizer.param_groups[0]["lr"] = 1e-4
@@ -57,8 +65,13 @@ def make_update(script):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if hasattr(policy, "update_average"):
+            policy.update_average()
 
-    layers = [layer for layer in policy.modules() if isinstance(layer, torch.nn.Linear) and layer.weight.requires_grad]
+    layers = []
+    for layer in policy.modules():
+        if isinstance(layer, torch.nn.Linear) and layer.weight.requires_grad:
+            layers.append(layer)
     inputs = [torch.randn(BATCH_SIZE, layer.in_features) for layer in layers]
     grads = [torch.randn(BATCH_SIZE, layer.out_features) for layer in layers]
     weights = [layer.weight.detach() for layer in layers]
@@ -74,28 +87,24 @@ def make_update(script):
     return update, floor
 
 
-def evaluation(script, num_envs=20, num_steps=100):
-    """Steps under policy control, and the bare steps of the same actions; the environments never end while it lasts."""
+def make_rollout(script):
+    """One episode of each environment under policy control, and bare steps of the same actions."""
     module = importlib.import_module(script)
-    envs = make_envs("Hopper-v4", num_envs, terminate_when_unhealthy=False, max_episode_steps=10**9)
-    policy = module.Policy(module.Args(), envs.single_observation_space, envs.single_action_space)
-    actions = []
-
-    def act(obs):
-        return policy.act(torch.as_tensor(obs, dtype=torch.float32)).cpu().numpy()
+    args = module.Args(max_episode_steps=NUM_STEPS)
+    envs = module.make_envs(args, NUM_ENVS, terminate_when_unhealthy=False)
+    policy = module.make_policy(args, envs)
+    episodes = module.rollout(envs, policy.act, NUM_ENVS, seed=0)
+    actions = np.stack([episode.actions for episode in episodes], axis=1)  # (steps, envs, act_dim)
 
     def controlled():
-        actions.clear()
-        steps = rollout(envs, act, 1, seed=0)
-        for _ in range(num_steps):
-            actions.append(next(steps)[2])
+        module.rollout(envs, policy.act, NUM_ENVS, seed=0)
 
     def bare():
-        envs.reset(seed=list(range(num_envs)))
+        envs.reset(seed=0)
         for action in actions:
             envs.step(action)
 
-    return bare, controlled, num_envs * num_steps
+    return bare, controlled
 
 
 def main():
@@ -106,15 +115,17 @@ def main():
     for script in SCRIPTS:
         update, floor, ratio = paired(*make_update(script), number=100, repeats=15)
         print(f"{script:22}{update:>7.2f} ms{floor:>7.2f} ms{ratio:>8.2f}")
-    pair = make_update("bc_autoregressive")[0], make_update("bc_gaussian")[0]
-    update, reference, ratio = paired(*pair, number=100, repeats=15)
+    bins, _ = make_update("bc_autoregressive")
+    gaussian, _ = make_update("bc_gaussian")
+    update, reference, ratio = paired(bins, gaussian, number=100, repeats=15)
     print(f"{'… to bc_gaussian':22}{update:>7.2f} ms{reference:>7.2f} ms{ratio:>8.2f}")
-    print(f"{'20 Hopper-v4':22}{'policy':>10}{'bare':>10}{'ratio':>8}")
+
+    print(f"{f'{NUM_ENVS} Hopper-v4':22}{'policy':>10}{'bare':>10}{'ratio':>8}")
     for script in SCRIPTS:
-        bare, controlled, num_steps = evaluation(script)
+        bare, controlled = make_rollout(script)
         bare_ms, controlled_ms, ratio = paired(bare, controlled, number=1, repeats=15)
-        rates = [1e3 * num_steps / ms for ms in (controlled_ms, bare_ms)]
-        print(f"{script:22}{rates[0]:>8.0f}/s{rates[1]:>8.0f}/s{ratio:>8.2f}")
+        steps = 1e3 * NUM_ENVS * NUM_STEPS
+        print(f"{script:22}{steps / controlled_ms:>8.0f}/s{steps / bare_ms:>8.0f}/s{ratio:>8.2f}")
 
 
 if __name__ == "__main__":
