@@ -8,44 +8,66 @@ from pathlib import Path
 
 from experts import WEIGHTS, NeuralExpert
 
-BEGIN, END = "<!-- experts: python -m experts.table -->\n", "<!-- end of experts -->"
-PUBLISHED = {  # best mean return in rl-zoo3's benchmark.md or CleanRL's documentation, with the version they used
-    "Hopper-v4": "3754 (TQC, rl-zoo3, v3)",
-    "Walker2d-v4": "4718 (TD3, rl-zoo3, v3)",
-    "HalfCheetah-v4": "12090 (TQC, rl-zoo3, v3)",
-    "Ant-v4": "5813 (TD3, rl-zoo3, v3)",
-    "Humanoid-v4": "7239 (TQC, rl-zoo3, v3)",
-    "CartPole-v1": "500 (several, rl-zoo3)",
-    "Acrobot-v1": "-74 (PPO, rl-zoo3)",
-    "LunarLander-v3": "242 (PPO, rl-zoo3, v2)",
-    "LunarLanderContinuous-v3": "278 (TQC, rl-zoo3, v2)",
-    "BipedalWalker-v3": "330 (TQC, rl-zoo3)",
-    "Pendulum-v1": "-151 (TQC, rl-zoo3)",
-    "MountainCarContinuous-v0": "97 (ARS, rl-zoo3)",
-    "Swimmer-v4": "359 (TD3, rl-zoo3, v3)",
+BEGIN = "<!-- experts: python -m experts.table -->\n"
+END = "<!-- end of experts -->"
+HEADER = (
+    "| environment | 100 episodes | minimum | random | published "
+    "| algorithm, steps, hours | command |\n"
+    "|---|---|---|---|---|---|---|\n"
+)
+
+# Mean returns that others report; experts/README.md names the sources. Where possible they are for
+# the same version of the environment. Another version is another task, so each figure says which
+# version it was measured on.
+PUBLISHED = {
+    "Acrobot-v1": "v1: -69 (QR-DQN, rl-zoo3)",
+    "Ant-v4": "v4: 7467 (BRO, UTD 10)",
+    "BipedalWalker-v3": "v3: 330 (TQC, rl-zoo3)",
+    "CartPole-v1": "v1: 500 (several, rl-zoo3)",
+    "HalfCheetah-v4": "v4: 15420 (BRO, UTD 10)",
+    "HalfCheetah-v5": "v5: 11448 (SAC, farama-minari)",
+    "Hopper-v4": "v4: 4151 (SimbaV2, UTD 8)",
+    "Humanoid-v4": "v4: 11704 (SimbaV2, UTD 8)",
+    "LunarLander-v3": "v2: 242 (PPO, rl-zoo3)",
+    "LunarLanderContinuous-v3": "v2: 278 (TQC, rl-zoo3)",
+    "MountainCarContinuous-v0": "v0: 97 (ARS, rl-zoo3)",
+    "Pendulum-v1": "v1: -151 (TQC, rl-zoo3)",
+    "Reacher-v4": "v4: -3.9 (RPO, CleanRL)",
+    "Swimmer-v4": "v3: 366 (TRPO, rl-zoo3)",
+    "Walker2d-v4": "v4: 6938 (SimbaV2, UTD 2)",
+    "Walker2d-v5": "v5: 6957 (SAC, farama-minari)",
 }
 
 
-def table():
-    lines = [
-        "| environment | 100 episodes | minimum | random | best published | algorithm, steps, hours | command |",
-        "|---|---|---|---|---|---|---|",
+def row(metadata):
+    """The line of one expert."""
+    mean = float(metadata["return_mean"])
+    std = float(metadata["return_std"])
+    low = float(metadata["return_min"])
+    random = float(metadata["random_return"])
+    digits = 1 if abs(mean) < 100 else 0
+    cells = [
+        f"`{metadata['env_id']}`",
+        f"{mean:.{digits}f} ± {std:.{digits}f}",
+        f"{low:.{digits}f}",
+        f"{random:.0f}",
+        PUBLISHED.get(metadata["env_id"], ""),
+        f"{metadata['algorithm']}, {int(metadata['steps']):,}, {metadata['train_hours']}",
+        f"`{metadata['command']}`",
     ]
-    for path in sorted(WEIGHTS.glob("*.safetensors")):
-        m = NeuralExpert(path).metadata
-        mean, std, low, random = (float(m[key]) for key in ("return_mean", "return_std", "return_min", "random_return"))
-        digits = int(abs(mean) < 100)
-        lines.append(
-            f"| `{m['env_id']}` | {mean:.{digits}f} ± {std:.{digits}f} "
-            f"| {low:.{digits}f} | {random:.0f} | {PUBLISHED.get(m['env_id'], '')} "
-            f"| {m['algorithm']}, {int(m['steps']):,}, {m['train_hours']} | `{m['command']}` |"
-        )
-    return "\n".join(lines) + "\n"
+    return f"| {' | '.join(cells)} |\n"
+
+
+def table():
+    paths = sorted(WEIGHTS.glob("*.safetensors"))
+    return HEADER + "".join(row(NeuralExpert(path).metadata) for path in paths)
 
 
 def updated(readme):
     """The README's text with the table of the shipped weights."""
-    return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: BEGIN + table() + END, readme, flags=re.DOTALL)
+    old = f"{re.escape(BEGIN)}.*?{re.escape(END)}"
+    new = BEGIN + table() + END
+    return re.sub(old, lambda _: new, readme, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
