@@ -62,7 +62,7 @@ class Args:
     hidden_dim: int = 256  # width of the hidden layers
     device: Literal["cpu", "cuda"] = "cpu"  # cuda is faster for much larger networks only
     # --- Evaluation and output ---
-    eval_every: int = 5_000  # updates between evaluations, one episode in each environment
+    eval_every: int = 10_000  # updates between evaluations, one episode in each environment
     eval_episodes: int = 50  # episodes of the final evaluation
     capture_video: bool = False  # record three episodes of the final policy
     checkpoint: str | None = None  # evaluate this policy.safetensors; do not train
@@ -266,7 +266,7 @@ def to_tensors(episodes, device):
 
 def evaluate(args, envs, policy, num_episodes):
     """Returns; and the success rate and the modes of successes, if the environment reports them."""
-    # Demonstrations have the seeds from 1_000_000 * args.seed on: the episodes are different ones.
+    # The seeds of the demonstrations begin at 1_000_000 * args.seed, so these episodes are new.
     with torch.random.fork_rng():  # so that what is drawn here depends on the seed alone
         torch.manual_seed(args.seed)
         episodes = rollout(envs, policy.act, num_episodes, seed=1_000_000 * args.seed + 500_000)

@@ -63,7 +63,7 @@ class Args:
     hidden_dim: int = 256  # width of the hidden layers
     device: Literal["cpu", "cuda"] = "cpu"  # cuda is faster for much larger networks only
     # --- Evaluation and output ---
-    eval_every: int = 5_000  # updates between evaluations, one episode in each environment
+    eval_every: int = 10_000  # updates between evaluations, one episode in each environment
     eval_episodes: int = 50  # episodes of the final evaluation
     capture_video: bool = False  # record three episodes of the final policy
     checkpoint: str | None = None  # evaluate this policy.safetensors; do not train
@@ -129,16 +129,16 @@ class Policy(nn.Module):
         return F.log_softmax(logits, dim=-1), mu, sigma
 
     def log_joint(self, standardised, log_w, mu, sigma):
-        """log w_k N(a; mu_k, diag sigma_k^2) (B, K), for standardised actions (B, D)."""
+        """log w_k N(a; mu_k, diag sigma_k^2) (B, K) of standardised actions (B, D), + constant."""
         z = (standardised[:, None] - mu) / sigma  # (B, K, D)
-        log_normal = -0.5 * z.square() - sigma.log() - 0.5 * math.log(2 * math.pi)
-        return log_w + log_normal.sum(-1)
+        return log_w - (0.5 * z.square() + sigma.log()).sum(-1)
 
     def log_prob(self, obs, actions):
         """log pi(a|s) (B,) in nats, for actions (B, D) in the environment's units."""
         standardised = (actions - self.action_mean) / self.action_std
-        log_joint = self.log_joint(standardised, *self(obs))
-        return log_joint.logsumexp(-1) - self.action_std.log().sum()  # (1)
+        log_sum = self.log_joint(standardised, *self(obs)).logsumexp(-1)
+        constant = 0.5 * self.D * math.log(2 * math.pi) + self.action_std.log().sum()
+        return log_sum - constant  # (1)
 
     def loss(self, obs, actions):
         return -self.log_prob(obs, actions).mean()  # (2)
@@ -280,7 +280,7 @@ def to_tensors(episodes, device):
 
 def evaluate(args, envs, policy, num_episodes):
     """Returns; and the success rate and the modes of successes, if the environment reports them."""
-    # Demonstrations have the seeds from 1_000_000 * args.seed on: the episodes are different ones.
+    # The seeds of the demonstrations begin at 1_000_000 * args.seed, so these episodes are new.
     with torch.random.fork_rng():  # so that what is drawn here depends on the seed alone
         torch.manual_seed(args.seed)
         episodes = rollout(envs, policy.act, num_episodes, seed=1_000_000 * args.seed + 500_000)

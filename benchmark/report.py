@@ -8,7 +8,17 @@ import re
 
 import numpy as np
 
-from benchmark.run import CLOSED, DAGGERS, MODES, OFFLINE, RESULTS, ROOT, SCRIPTS, path_of
+from benchmark.run import (
+    CLOSED,
+    DAGGERS,
+    MODES,
+    OFFLINE,
+    RESULTS,
+    ROAD,
+    ROOT,
+    SCRIPTS,
+    path_of,
+)
 from benchmark.scores import bootstrap, demonstrated_share, mode_entropy, normalised
 
 NUM_MODES = {"LaneChange-v0": 2, "LaneChangeDisturbed-v0": 2, "Slalom-v0": 8}
@@ -33,7 +43,7 @@ def command(row):
 
 def short(row):
     """The row without the flags that all rows of the road have."""
-    return command(row.replace(" --num-demos 200 --eval-episodes 500", ""))
+    return command(row.replace(f" {ROAD}", ""))
 
 
 def table(header, lines):

@@ -27,7 +27,7 @@ SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion
 DAGGERS = ["dagger", "hg_dagger"]
 
 # A row is a script with its flags. The defaults were tuned on the seeds 0, 1, 7, 10 and 100.
-ROAD = "--num-demos 200 --eval-episodes 500"
+ROAD = "--num-demos 200 --num-updates 5000 --eval-episodes 500"
 OFFLINE = {
     "Hopper-v4": (SCRIPTS, [4, 5, 6, 8, 9]),
     "Walker2d-v4": (SCRIPTS, [4, 5, 6]),
