@@ -17,7 +17,7 @@ Differences from the paper:
 - Chunks of actions are off by default (receding horizon: --horizon 16 --action-horizon 8).
 - The network is an MLP that sees one observation, and sqrt(abar_t), sqrt(1 - abar_t) for t.
 - f predicts x_0, clipped to [-1, 1] in (3), and not eps (--predict-noise: plain squared error).
-- Six steps at test time, denser where there is little noise.
+- Eight steps at test time, denser where there is little noise.
 
 At test time (4) draws a chunk of `horizon` actions; the first `action_horizon` are executed.
 
@@ -76,7 +76,7 @@ class Args:
     run_dir: str = "runs"  # each run makes its own directory in here
     # --- Diffusion ---
     num_diffusion_steps: int = 50  # in training
-    num_inference_steps: int = 6  # at test time
+    num_inference_steps: int = 8  # at test time
     eta: float = 0.0  # noise of the sampler: 0 is DDIM, 1 is DDPM
     predict_noise: bool = False  # predict eps, as in the paper, instead of x_0
     ema_decay: float = 0.999  # of the moving average of the weights
@@ -118,7 +118,7 @@ class Policy(nn.Module):
         action_space,
         hidden_dim=256,
         num_diffusion_steps=50,
-        num_inference_steps=6,
+        num_inference_steps=8,
         eta=0.0,
         predict_noise=False,
         ema_decay=0.999,
