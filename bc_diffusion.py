@@ -18,6 +18,8 @@ Differences from the paper:
 - The network is an MLP that sees one observation, and sqrt(abar_t), sqrt(1 - abar_t) for t.
 - f predicts x_0, clipped to [-1, 1] in (3), and not eps (--predict-noise: plain squared error).
 - Eight steps at test time, denser where there is little noise.
+- --fine-modes adds Fourier features of x_t (https://arxiv.org/abs/2006.10739), draws t more often
+  where there is little noise, and bounds the weight in (2) by 100: for modes close together.
 
 At test time (4) draws a chunk of `horizon` actions; the first `action_horizon` are executed.
 
@@ -80,6 +82,7 @@ class Args:
     eta: float = 0.0  # noise of the sampler: 0 is DDIM, 1 is DDPM
     predict_noise: bool = False  # predict eps, as in the paper, instead of x_0
     ema_decay: float = 0.999  # of the moving average of the weights
+    fine_modes: bool = False  # for modes close together: Fourier features, more of little noise
     horizon: int = 1  # actions in a chunk
     action_horizon: int = 1  # actions executed before the next chunk is drawn
 
@@ -122,6 +125,7 @@ class Policy(nn.Module):
         eta=0.0,
         predict_noise=False,
         ema_decay=0.999,
+        fine_modes=False,
         horizon=1,
         action_horizon=1,
     ):
@@ -133,13 +137,17 @@ class Policy(nn.Module):
         self.eta = eta
         self.predict_noise = predict_noise
         self.ema_decay = ema_decay
+        self.fine_modes = fine_modes
         self.horizon = horizon
         self.action_horizon = action_horizon
         self.queue = deque()  # what remains of the current chunk, each entry (N, act_dim)
         self.num_averaged = 0
 
+        num_frequencies = 5 if fine_modes else 0
+        self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(num_frequencies))
+        x_dim = (1 + 2 * num_frequencies) * horizon * act_dim
         self.net = nn.Sequential(
-            nn.Linear(obs_dim + horizon * act_dim + 2, hidden_dim),  # obs, x_t and 2 numbers for t
+            nn.Linear(obs_dim + x_dim + 2, hidden_dim),  # obs, x_t and 2 numbers for t
             nn.GELU(),
             nn.Linear(hidden_dim, hidden_dim),
             nn.GELU(),
@@ -175,19 +183,23 @@ class Policy(nn.Module):
         """f: x_0, or eps, from x_t (B, horizon * act_dim), of the same shape, and steps t (B,)."""
         obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
         abar = self.abar[t][:, None]
-        return net(torch.cat([obs, x, abar.sqrt(), (1 - abar).sqrt()], dim=-1))
+        angles = (x[..., None] * self.frequencies).flatten(1)  # of no columns without fine_modes
+        inputs = [obs, x, angles.sin(), angles.cos(), abar.sqrt(), (1 - abar).sqrt()]
+        return net(torch.cat(inputs, dim=-1))
 
     def loss(self, obs, actions):
         chunks = actions.unflatten(-1, (self.horizon, -1))
         x0 = ((chunks - self.action_centre) / self.action_scale).flatten(1)
         eps = torch.randn_like(x0)
         t = torch.randint(1, self.num_diffusion_steps + 1, (len(x0),), device=x0.device)
+        if self.fine_modes:
+            t = (t.square() / self.num_diffusion_steps).ceil().long()
         abar = self.abar[t][:, None]
         x = abar.sqrt() * x0 + (1 - abar).sqrt() * eps  # (1)
         prediction = self.predict(self.net, obs, x, t)
         if self.predict_noise:
             return (eps - prediction).square().sum(-1).mean()
-        weight = (abar / (1 - abar)).clamp(1, 20)
+        weight = (abar / (1 - abar)).clamp(1, 100 if self.fine_modes else 20)
         return (weight * (x0 - prediction).square()).sum(-1).mean()  # (2)
 
     @torch.no_grad()
@@ -540,6 +552,7 @@ def make_policy(args, envs):
         eta=args.eta,
         predict_noise=args.predict_noise,
         ema_decay=args.ema_decay,
+        fine_modes=args.fine_modes,
         horizon=args.horizon,
         action_horizon=args.action_horizon,
     ).to(args.device)

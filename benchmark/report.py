@@ -79,15 +79,25 @@ def offline():
     return table([*header, "modes", "labels", "minutes", "n"], lines)
 
 
+def plain_row(env_id, script):
+    """The row of the script on this task without flags of its own, or None."""
+    rows, _ = OFFLINE[env_id]
+    for row in rows:
+        if row.split()[0] == script and "--stochastic" not in row:
+            return row
+    return None
+
+
 def aggregate():
     """The tasks that all scripts were run on, in one number with a 95% interval."""
+    results = {}
+    for env_id in OFFLINE:
+        rows = [plain_row(env_id, script) for script in SCRIPTS]
+        if all(row and results_of(env_id, row) for row in rows):
+            results[env_id] = [results_of(env_id, row) for row in rows]
     lines = []
-    for script in SCRIPTS:
-        tasks = []
-        for env_id, (rows, _) in OFFLINE.items():
-            row = next((r for r in rows if r.split()[0] == script and "stochastic" not in r), None)
-            if row and env_id != "CartPole-v1" and results_of(env_id, row):
-                tasks.append(scores_of(env_id, results_of(env_id, row)))
+    for number, script in enumerate(SCRIPTS):
+        tasks = [scores_of(env_id, results[env_id][number]) for env_id in results]
         if not tasks:
             continue
         score, low, high = bootstrap(tasks)

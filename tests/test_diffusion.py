@@ -1,7 +1,7 @@
-"""The diffusion policy: its schedule and both samplers against the published formulas, and its chunks."""
+"""The diffusion policy: schedule and both samplers against the published formulas, and chunks."""
 
-import itertools
 import math
+from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -9,9 +9,14 @@ import pytest
 import torch
 
 import bc_diffusion
-from experts import load_expert, make_envs
 
 OBS_SPACE = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
 
 
 @pytest.fixture
@@ -21,67 +26,254 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-def make(act_dim=2, **args):
-    torch.manual_seed(0)
+def make(act_dim=2, **arguments):
     space = gym.spaces.Box(-1, 1, (act_dim,), np.float32)
-    return bc_diffusion.Policy(bc_diffusion.Args(**args), OBS_SPACE, space)
+    return bc_diffusion.Policy(OBS_SPACE, space, hidden_dim=16, **arguments)
 
 
-def test_schedule_is_the_squared_cosine_and_noising_in_one_step_is_noising_step_by_step(double):
-    T = 50
-    f = [math.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(T + 1)]
-    betas = [min(1 - f[t] / f[t - 1], 0.999) for t in range(1, T + 1)]  # Nichol & Dhariwal, eq. 17
-    scale, variance = 1.0, 0.0  # of q(x_t | x_0), by iterating x_t = sqrt(1 - beta) x_(t-1) + sqrt(beta) eps
-    abar = make().abar.flatten()
+# --- Training ---
+
+
+def test_the_schedule_is_the_squared_cosine_and_noising_once_is_noising_step_by_step(double):
+    f = [math.cos((t / 50 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(51)]
+    betas = [min(1 - f[t] / f[t - 1], 0.999) for t in range(1, 51)]  # Nichol & Dhariwal, (17)
+    assert max(betas) == 0.999
+    abar = make().abar
+    assert abar.shape == (51,)
     assert abar[0] == 1
+    scale = 1.0  # of q(x_t | x_0), by iterating x_t = sqrt(1 - beta) x_(t-1) + sqrt(beta) eps
+    variance = 0.0
     for t, beta in enumerate(betas, start=1):
-        scale, variance = scale * math.sqrt(1 - beta), (1 - beta) * variance + beta
+        scale *= math.sqrt(1 - beta)
+        variance = (1 - beta) * variance + beta
         assert abar[t].sqrt().item() == pytest.approx(scale, rel=1e-9)
         assert 1 - abar[t].item() == pytest.approx(variance, rel=1e-9)
 
 
+def test_the_range_of_the_demonstrated_actions_becomes_minus_one_to_one():
+    policy = make(horizon=2)
+    chunks = torch.tensor([[1.0, -3.0, 5.0, -1.0], [2.0, -2.0, 4.0, -2.0]])  # horizon * act_dim
+    policy.set_statistics(torch.randn(2, 3), chunks)
+    assert policy.action_centre.tolist() == [3.0, -2.0]
+    assert policy.action_scale.tolist() == [2.0, 1.0]
+
+
+def test_a_constant_action_is_only_centred():
+    policy = make()
+    policy.set_statistics(torch.randn(2, 3), torch.tensor([[1.0, 7.0], [2.0, 7.0]]))
+    assert policy.action_centre.tolist() == [1.5, 7.0]
+    assert policy.action_scale.tolist() == [0.5, 1.0]
+
+
+def noised(policy, predict, num=20_000):
+    """x0, and the x_t and t that `predict` was asked about, with the loss."""
+    chunks = torch.rand(num, 2) * torch.tensor([4.0, 0.2]) + torch.tensor([3.0, -5.0])
+    policy.set_statistics(torch.zeros(num, 3), chunks)
+    asked = []
+
+    def record(net, obs, x, t):
+        assert net is policy.net
+        asked.append((x, t))
+        return predict(x)
+
+    policy.predict = record
+    loss = policy.loss(torch.zeros(num, 3), chunks)
+    x, t = asked[0]
+    return 2 * (chunks - chunks.amin(0)) / (chunks.amax(0) - chunks.amin(0)) - 1, x, t, loss
+
+
+def test_noise_is_standard_and_every_step_is_equally_likely(double):
+    policy = make()
+    x0, x, t, _ = noised(policy, lambda x: x)
+    abar = policy.abar[t][:, None]
+    eps = (x - abar.sqrt() * x0) / (1 - abar).sqrt()  # (1)
+    assert eps.mean().abs() < 0.02
+    assert eps.std().item() == pytest.approx(1, abs=0.02)
+    assert eps.pow(4).mean().item() == pytest.approx(3, abs=0.2)
+    assert np.corrcoef(eps[:, 0], x0[:, 0])[0, 1] == pytest.approx(0, abs=0.03)
+    assert np.corrcoef(eps[:, 0], eps[:, 1])[0, 1] == pytest.approx(0, abs=0.03)
+    frequencies = torch.bincount(t, minlength=51)[1:] / len(t)
+    torch.testing.assert_close(frequencies, torch.full((50,), 0.02), rtol=0, atol=0.005)
+
+
+def test_the_squared_error_is_weighted_by_the_signal_to_noise_ratio_from_1_to_20(double):
+    policy = make()
+    x0, x, t, loss = noised(policy, lambda x: 0.3 * x)
+    total = 0.0
+    weights = []
+    for i in range(len(t)):
+        abar = policy.abar[t[i]].item()
+        weights.append(min(20.0, max(1.0, abar / (1 - abar))))
+        total += weights[-1] * (x0[i] - 0.3 * x[i]).square().sum().item()  # (2)
+    assert min(weights) == 1.0
+    assert max(weights) == 20.0
+    assert loss.item() == pytest.approx(total / len(t), rel=1e-9)
+
+
+def test_fine_modes_train_on_little_noise_more_often_and_weigh_it_up_to_100(double):
+    policy = make(fine_modes=True)
+    x0, x, t, loss = noised(policy, lambda x: 0.3 * x)
+    steps = [math.ceil(drawn**2 / 50) for drawn in range(1, 51)]  # as the sampler's
+    expected = torch.bincount(torch.tensor(steps), minlength=51) / 50
+    frequencies = torch.bincount(t, minlength=51) / len(t)
+    torch.testing.assert_close(frequencies, expected, rtol=0, atol=0.01)
+
+    abar = policy.abar[t]
+    weights = torch.clamp(abar / (1 - abar), min=1, max=100)
+    assert weights.max() == 100
+    error = (x0 - 0.3 * x).square().sum(1)
+    assert loss.item() == pytest.approx((weights * error).mean().item(), rel=1e-9)
+
+
+def test_predicting_noise_has_a_plain_squared_error(double):
+    policy = make(predict_noise=True)
+    x0, x, t, loss = noised(policy, lambda x: 0.3 * x)
+    abar = policy.abar[t][:, None]
+    eps = (x - abar.sqrt() * x0) / (1 - abar).sqrt()
+    assert loss.item() == pytest.approx((eps - 0.3 * x).square().sum(1).mean().item(), rel=1e-6)
+
+
+def test_the_network_sees_the_observation_the_noised_action_and_the_step():
+    policy = make()
+    seen = []
+    policy.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    t = torch.tensor([1, 50, 7])
+    obs = torch.randn(3, 3)
+    x = torch.randn(3, 2)
+    policy.predict(policy.net, obs, x, t)
+    abar = policy.abar[t][:, None]
+    oracle = torch.cat([obs, x, abar.sqrt(), (1 - abar).sqrt()], dim=1)
+    torch.testing.assert_close(seen[0], oracle)
+
+
+def test_with_fine_modes_the_network_sees_five_frequencies_of_the_noised_action():
+    policy = make(fine_modes=True)
+    seen = []
+    policy.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = 2 * torch.rand(3, 2) - 1
+    policy.predict(policy.net, torch.zeros(3, 3), x, torch.tensor([1, 50, 7]))
+    columns = seen[0].T
+    for d in range(2):
+        for waves in (1, 2, 4, 8, 16):  # in the range of the actions, from -1 to 1
+            for feature in (
+                torch.sin(math.pi * waves * x[:, d]),
+                torch.cos(math.pi * waves * x[:, d]),
+            ):
+                assert (columns - feature).abs().amax(1).min() < 1e-4
+    assert len(columns) == 3 + 2 * (1 + 2 * 5) + 2
+
+
+def test_the_average_starts_as_the_weights_and_follows_them_ever_more_slowly():
+    policy = make(ema_decay=0.3)
+    pairs = list(zip(policy.net.parameters(), policy.ema_net.parameters(), strict=True))
+    for parameter, average in pairs:
+        assert torch.equal(parameter, average)
+        assert not average.requires_grad
+
+    expected = [average.clone() for _, average in pairs]
+    for n in range(1, 6):
+        for parameter, _ in pairs:
+            parameter.data.normal_()
+        policy.update_average()
+        decay = min(0.3, (1 + n) / (10 + n))  # 0.18, 0.25, then 0.3
+        for i, (parameter, average) in enumerate(pairs):
+            expected[i] = decay * expected[i] + (1 - decay) * parameter
+            torch.testing.assert_close(average, expected[i])
+
+
+def test_the_average_acts_and_the_weights_themselves_learn():
+    policy = make()
+    seen = []
+    policy.net.register_forward_hook(lambda *_: seen.append("net"))
+    policy.ema_net.register_forward_hook(lambda *_: seen.append("average"))
+    policy.act(np.zeros((1, 3)))
+    assert set(seen) == {"average"}
+    seen.clear()
+    policy.loss(torch.zeros(4, 3), torch.zeros(4, 2))
+    assert seen == ["net"]
+
+
+# --- Samplers ---
+
+
 def sample_with(policy, predict, seed=3):
     """A sample, with `predict` (x, t) in the network's place."""
-    policy.forward = lambda net, obs, x, t: predict(x, int(t[0]))
+    policy.predict = lambda net, obs, x, t: predict(x, int(t[0]))
     torch.manual_seed(seed)
-    return policy.sample(torch.zeros(1000, 3))
+    return policy.sample(torch.zeros(1000, 3)).flatten(1)
+
+
+@pytest.mark.parametrize("num, last", [(6, 50), (7, 50), (25, 50), (50, 50), (1, 50), (10, 1000)])
+def test_the_steps_are_quadratic_and_whole_and_apart(num, last):
+    steps = make(num_diffusion_steps=last, num_inference_steps=num).inference_steps()
+    assert len(steps) == num + 1
+    assert steps[0] == last
+    assert steps[-1] == 0
+    assert all(t > r for t, r in pairwise(steps))
+    for i, step in enumerate(reversed(steps)):
+        assert step == max(i, math.ceil(last * i * i / num**2))
 
 
 @pytest.mark.parametrize("predict_noise", [False, True])
 def test_ddim_is_the_published_update(double, predict_noise):
     policy = make(predict_noise=predict_noise, num_inference_steps=7)
-    out = sample_with(policy, lambda x, t: 0.3 * torch.tanh(x) + 0.002 * t).flatten(1)
+    out = sample_with(policy, lambda x, t: 1.5 * x + 0.002 * t)  # beyond 1, so that it is clipped
     torch.manual_seed(3)
-    x, abar = torch.randn(1000, 2), policy.abar.flatten()
-    steps = [max(i, math.ceil(50 * i * i / 49)) for i in range(7, -1, -1)]
-    assert steps[0] == 50 and steps[-1] == 0
-    for t, s in itertools.pairwise(steps):
-        predicted = 0.3 * torch.tanh(x) + 0.002 * t
-        x0 = (x - (1 - abar[t]).sqrt() * predicted) / abar[t].sqrt() if predict_noise else predicted
+    x = torch.randn(1000, 2)
+    abar = policy.abar
+    for t, r in pairwise(policy.inference_steps()):
+        x0 = 1.5 * x + 0.002 * t
+        if predict_noise:
+            x0 = (x - (1 - abar[t]).sqrt() * x0) / abar[t].sqrt()
         x0 = x0.clamp(-1, 1)
         direction = (x - abar[t].sqrt() * x0) / (1 - abar[t]).sqrt()
-        x = abar[s].sqrt() * x0 + (1 - abar[s]).sqrt() * direction  # Song et al., eq. 12 with sigma = 0
+        x = abar[r].sqrt() * x0 + (1 - abar[r]).sqrt() * direction  # Song et al., (12), sigma = 0
         torch.randn_like(x)  # drawn, and multiplied by 0
     torch.testing.assert_close(out, x, rtol=1e-9, atol=1e-9)
 
 
 def test_eta_1_with_every_step_is_ddpm(double):
     policy = make(eta=1.0, num_inference_steps=50)
-    out = sample_with(policy, lambda x, t: 0.5 * torch.tanh(x)).flatten(1)
+    out = sample_with(policy, lambda x, t: 0.5 * torch.tanh(x))
     torch.manual_seed(3)
-    x, abar = torch.randn(1000, 2), policy.abar.flatten()
+    x = torch.randn(1000, 2)
+    abar = policy.abar
     for t in range(50, 0, -1):
-        alpha, x0 = abar[t] / abar[t - 1], 0.5 * torch.tanh(x)
-        beta = 1 - alpha  # Ho et al., eq. 7: the posterior q(x_(t-1) | x_t, x_0)
-        mean = abar[t - 1].sqrt() * beta / (1 - abar[t]) * x0 + alpha.sqrt() * (1 - abar[t - 1]) / (1 - abar[t]) * x
-        x = mean + ((1 - abar[t - 1]) / (1 - abar[t]) * beta).sqrt() * torch.randn_like(x)
+        x0 = 0.5 * torch.tanh(x)
+        alpha = abar[t] / abar[t - 1]
+        beta = 1 - alpha  # Ho et al., (7): the posterior q(x_(t-1) | x_t, x_0)
+        of_x0 = abar[t - 1].sqrt() * beta / (1 - abar[t])
+        of_x = alpha.sqrt() * (1 - abar[t - 1]) / (1 - abar[t])
+        variance = (1 - abar[t - 1]) / (1 - abar[t]) * beta
+        x = of_x0 * x0 + of_x * x + variance.sqrt() * torch.randn_like(x)
+    torch.testing.assert_close(out, x, rtol=1e-7, atol=1e-7)
+
+
+def test_eta_between_scales_the_standard_deviation_of_the_noise(double):
+    policy = make(eta=0.5, num_inference_steps=7)
+    out = sample_with(policy, lambda x, t: 0.5 * torch.tanh(x))
+    torch.manual_seed(3)
+    x = torch.randn(1000, 2)
+    abar = policy.abar
+    for t, r in pairwise(policy.inference_steps()):
+        x0 = 0.5 * torch.tanh(x)
+        ratio = (1 - abar[r]) / (1 - abar[t])
+        sigma = 0.5 * ratio.sqrt() * (1 - abar[t] / abar[r]).sqrt()  # Song et al., (16)
+        eps = (x - abar[t].sqrt() * x0) / (1 - abar[t]).sqrt()
+        x = (
+            abar[r].sqrt() * x0
+            + (1 - abar[r] - sigma**2).sqrt() * eps
+            + sigma * torch.randn(1000, 2)
+        )
     torch.testing.assert_close(out, x, rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_the_exact_denoiser_of_gaussian_data_recovers_its_moments(double, eta):
-    policy, mean, std = make(eta=eta, num_diffusion_steps=1000, num_inference_steps=1000), 0.2, 0.15
-    abar = policy.abar.flatten()
+    policy = make(eta=eta, num_diffusion_steps=1000, num_inference_steps=1000)
+    mean = 0.2
+    std = 0.15
+    abar = policy.abar
 
     def predict(x, t):  # E[x_0 | x_t] for x_0 ~ N(mean, std^2)
         gain = abar[t].sqrt() * std**2 / (abar[t] * std**2 + 1 - abar[t])
@@ -92,51 +284,86 @@ def test_the_exact_denoiser_of_gaussian_data_recovers_its_moments(double, eta):
     assert out.std().item() == pytest.approx(std, rel=0.04)
 
 
-def test_the_weights_that_act_are_an_average_of_those_that_learn():
-    policy = make(ema_decay=0.9)
-    for value in (1.0, 2.0, 3.0):
-        for parameter in policy.net.parameters():
-            parameter.data.fill_(value)
-        policy.loss(torch.randn(4, 3), torch.randn(4, 2))
-    expected = 1.0  # a copy of the first, then decay (1 + n) / (10 + n) until 0.9 is reached
-    for n, value in ((1, 2.0), (2, 3.0)):
-        decay = min(0.9, (1 + n) / (10 + n))
-        expected = decay * expected + (1 - decay) * value
-    for parameter in policy.ema.module.parameters():
-        torch.testing.assert_close(parameter, torch.full_like(parameter, expected))
-    with torch.no_grad():  # held-out losses leave it as it is
-        policy.loss(torch.randn(4, 3), torch.randn(4, 2))
-    assert policy.ema.n_averaged == 3
+def test_samples_are_in_the_environments_units():
+    policy = make(num_inference_steps=1)
+    actions = torch.rand(100, 2) * torch.tensor([4.0, 0.2]) + torch.tensor([3.0, -5.0])
+    policy.set_statistics(torch.zeros(100, 3), actions)
+    out = sample_with(policy, lambda x, t: torch.tensor([0.5, -1.0]).expand_as(x))
+    span = actions.amax(0) - actions.amin(0)
+    expected = actions.amin(0) + span * torch.tensor([0.75, 0.0])
+    torch.testing.assert_close(out, expected.expand_as(out))
 
 
-def test_chunks_are_executed_in_order_and_a_new_episode_draws_its_own():
-    policy, draws = make(act_dim=1, horizon=4, action_horizon=3), []
+# --- Chunks ---
 
-    def sample(obs):  # chunk number k holds k.0, k.1, k.2, k.3
+
+def counting_policy():
+    """A policy that executes three of the four actions of each chunk; chunk k holds k.0 to k.3."""
+    policy = make(act_dim=1, horizon=4, action_horizon=3)
+    draws = []
+
+    def sample(obs):
         draws.append(len(obs))
-        return (len(draws) + 0.1 * torch.arange(4.0)).view(1, 4, 1).expand(len(obs), -1, -1) / 10
+        chunk = (len(draws) + 0.1 * torch.arange(4.0)) / 10
+        return chunk.view(1, 4, 1).expand(len(obs), -1, -1)
 
-    policy.sample, obs = sample, torch.zeros(2, 3)
-    policy.reset(np.array([True, True]))
-    taken = [(10 * policy.act(obs)).flatten().tolist() for _ in range(2)]
-    policy.reset(np.array([False, True]))  # the second environment begins anew
-    taken += [(10 * policy.act(obs)).flatten().tolist() for _ in range(3)]
-    expected = [[1.0, 1.0], [1.1, 1.1], [1.2, 2.0], [3.0, 2.1], [3.1, 2.2]]
+    policy.sample = sample
+    return policy, draws
+
+
+def test_a_chunk_is_executed_in_order_before_the_next_is_drawn():
+    policy, draws = counting_policy()
+    taken = [(10 * policy.act(np.zeros((2, 3)))).tolist() for _ in range(5)]
+    expected = [[[k], [k]] for k in (1.0, 1.1, 1.2, 2.0, 2.1)]
     np.testing.assert_allclose(taken, expected, atol=1e-5)
-    assert draws == [2, 1, 1]
+    assert draws == [2, 2]
+
+
+def test_episodes_begin_with_a_chunk_of_their_own():
+    policy, _ = counting_policy()
+    args = bc_diffusion.Args(env_id="Pendulum-v1", max_episode_steps=4)
+    envs = bc_diffusion.make_envs(args, 2)
+    begin = policy.queue.clear
+    policy.act(np.zeros((5, 3)))  # what is left of this chunk, of another size, is dropped
+    episodes = bc_diffusion.rollout(envs, policy.act, 4, seed=0, at_start=begin)
+    firsts = [10 * episode.actions[0, 0] for episode in episodes]
+    np.testing.assert_allclose(firsts, [2.0, 2.0, 4.0, 4.0], atol=1e-5)
+    np.testing.assert_allclose(10 * episodes[2].actions[:, 0], [4.0, 4.1, 4.2, 5.0], atol=1e-5)
+
+
+def test_the_evaluation_clears_the_queue_where_episodes_begin():
+    policy, _ = counting_policy()
+    args = bc_diffusion.Args(env_id="Pendulum-v1", max_episode_steps=4)
+    envs = bc_diffusion.make_envs(args, 2)
+    first = bc_diffusion.evaluate(args, envs, policy, 2)
+    assert len(policy.queue) > 0
+    policy.sample = counting_policy()[0].sample
+    assert bc_diffusion.evaluate(args, envs, policy, 2) == first
+
+
+def test_a_chunk_of_actions_has_its_place_in_each_dimension():
+    policy = make(act_dim=2, horizon=3, action_horizon=3, num_inference_steps=1)
+    flat = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])  # action by action
+    policy.predict = lambda net, obs, x, t: flat.expand(len(obs), -1)
+    taken = [policy.act(np.zeros((1, 3)))[0].tolist() for _ in range(3)]
+    np.testing.assert_allclose(taken, [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], atol=1e-6)
+
+
+def episode(length, first):
+    """Observation t of an episode is first + t, and its action -(first + t), twice."""
+    obs = first + np.arange(length, dtype=float)[:, None]
+    actions = -np.repeat(obs, 2, axis=1)
+    return bc_diffusion.Episode(obs, actions, np.zeros(length), {})
 
 
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_demonstrations_hold_the_actions_ahead_and_repeat_the_last(horizon):
-    envs = make_envs("LaneChange-v0", 4)
-    expert = load_expert("LaneChange-v0")
-    obs, actions = bc_diffusion.collect_demonstrations(envs, expert, 6, 0, horizon)
-    expert = load_expert("LaneChange-v0")  # the same choices once more
-    _, single = bc_diffusion.collect_demonstrations(envs, expert, 6, 0, 1)
-    chunks = actions.view(len(obs), horizon, 2)
-    starts = [0, *(1 + i for i in range(len(obs) - 1) if obs[i + 1, 0] > obs[i, 0] + 0.5), len(obs)]
-    assert len(starts) == 7  # six episodes: the distance to the obstacle jumps back where one begins
-    for begin, end in itertools.pairwise(starts):
-        for t in range(begin, end):
-            for h in range(horizon):
-                assert torch.equal(chunks[t, h], single[min(t + h, end - 1)])
+    episodes = [episode(4, 10), episode(1, 20), episode(2, 30)]
+    obs, actions = bc_diffusion.to_tensors(episodes, horizon, "cpu")
+    assert obs.flatten().tolist() == [10, 11, 12, 13, 20, 30, 31]
+    assert actions.shape == (7, 2 * horizon)
+    lasts = [13, 13, 13, 13, 20, 31, 31]
+    for t, last in enumerate(lasts):
+        for h in range(horizon):
+            expected = -min(obs[t, 0].item() + h, last)
+            assert actions[t, 2 * h : 2 * h + 2].tolist() == [expected, expected]

@@ -1,4 +1,4 @@
-"""The driving environments do what their docstring says, and their expert drives every mode evenly."""
+"""The driving environments do what they say, and their expert drives every mode evenly."""
 
 from collections import Counter
 
@@ -8,29 +8,34 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import experts
-from experts.driving import DrivingEnv
+from experts.driving import DrivingEnv, DrivingExpert
 
 
 def drive(env, action, **options):
     """Hold one action to the end; the return, the last info and the number of steps."""
     env.reset(seed=0, options=options)
-    total, steps, done, info = 0.0, 0, False, {}
+    total = 0.0
+    steps = 0
+    done = False
     while not done:
         _, reward, done, _, info = env.step(np.array(action, np.float32))
-        total, steps = total + reward, steps + 1
+        total += reward
+        steps += 1
     return total, info, steps
 
 
 @pytest.mark.parametrize("env_id", sorted(experts.DRIVING))
 def test_gymnasium_accepts_it(env_id):
-    check_env(gym.make(env_id, render_mode="rgb_array").unwrapped)
+    env = gym.make(env_id, render_mode="rgb_array")
+    assert env.spec.max_episode_steps == 1000
+    check_env(env.unwrapped)
 
 
 def test_straight_on_is_contact_and_returns_the_share_driven():
     total, info, steps = drive(DrivingEnv(), [0.0, 0.0], y=0.0, speed=10.0)
     assert info == {"is_success": False, "mode": "", "num_modes": 2}
     assert steps == 5  # 45 m - 4.5 m of contact at 10 m/s: in the fifth second
-    assert total == pytest.approx(41.0 / 60.0, abs=0.01)  # noticed at 20 Hz, within half a metre of 40.5 m
+    assert total == pytest.approx(41.0 / 60.0, abs=0.01)  # noticed at 20 Hz, half a metre late
 
 
 @pytest.mark.parametrize("side, mode", [(0.9, "L"), (-0.9, "R")])
@@ -41,25 +46,39 @@ def test_either_side_passes(side, mode):
 
 
 def test_leaving_the_road_ends_the_episode():
-    _, info, _ = drive(DrivingEnv(), [1.0, 0.0], y=5.0, lateral_velocity=3.0)
+    total, info, steps = drive(DrivingEnv(), [1.0, 0.0], y=5.0, lateral_velocity=3.0)
     assert not info["is_success"]
+    assert steps == 1
+    assert total < 0.1
 
 
-@pytest.mark.parametrize(
-    "env_id, num_obstacles", [(key, kwargs["num_obstacles"]) for key, kwargs in experts.DRIVING.items()]
-)
-def test_expert_always_succeeds_and_covers_the_modes_evenly(env_id, num_obstacles):
-    expert, env, modes = experts.load_expert(env_id, seed=3), gym.make(env_id), Counter()
+@pytest.mark.parametrize("disturbed, y_range", [(False, 0.8), (True, 4.0)])
+def test_where_an_episode_starts(disturbed, y_range):
+    env = DrivingEnv(disturbed=disturbed)
+    starts = np.array([env.reset(seed=seed)[0] for seed in range(300)])
+    distance, y, lateral_velocity, speed = (starts * [40, 4, 3, 3]).T
+    assert (distance == 45).all()
+    assert 0.95 * y_range < np.abs(y).max() <= y_range + 1e-6
+    assert np.abs(speed).max() <= (2 if disturbed else 1) + 1e-6
+    assert (np.abs(lateral_velocity).max() > 0.9) == disturbed
+    np.testing.assert_array_equal(env.reset(seed=299)[0], starts[299].astype(np.float32))
+
+
+@pytest.mark.parametrize("env_id", sorted(experts.DRIVING))
+def test_expert_always_succeeds_and_covers_the_modes_evenly(env_id):
+    expert = experts.load_expert(env_id, seed=3)
+    env = gym.make(env_id)
+    modes = Counter()
     for episode in range(400):
         obs, _ = env.reset(seed=episode)
-        expert.reset(np.ones(1, bool))
         done = False
         while not done:
             obs, _, done, _, info = env.step(expert(obs[None])[0])
         assert info["is_success"]
         modes[info["mode"]] += 1
-    expected = 400 / 2**num_obstacles
-    assert len(modes) == 2**num_obstacles
+    num_modes = 2 ** experts.DRIVING[env_id]["num_obstacles"]
+    expected = 400 / num_modes
+    assert len(modes) == num_modes == info["num_modes"]
     assert all(abs(count - expected) < 4 * np.sqrt(expected) for count in modes.values()), modes
 
 
@@ -67,22 +86,65 @@ def test_expert_answers_for_the_side_the_car_is_committed_to():
     expert = experts.load_expert("LaneChange-v0", seed=0)
     obs = np.array([[0.5, 0.5, 0.2, 0.0], [0.5, -0.5, -0.2, 0.0]] * 50, np.float32)
     targets = expert(obs)[:, 0]
-    assert (targets[0::2] > 0.7).all() and (targets[1::2] < -0.7).all()
+    assert (targets[0::2] > 0.7).all()
+    assert (targets[1::2] < -0.7).all()
+
+
+def sides(expert, distance, num_cars=64):
+    """The side that it aims for beside an obstacle that is so many metres away."""
+    obs = np.zeros((num_cars, 4), np.float32)
+    obs[:, 0] = np.array(distance) / 40
+    return np.sign(expert(obs)[:, 0])
 
 
 def test_expert_keeps_its_side_within_an_episode_and_is_seeded():
-    obs = np.tile(np.array([[0.7, 0.0, 0.0, 0.0]], np.float32), (64, 1))
-    nearer = obs - np.array([0.1, 0, 0, 0], np.float32)
-    first, again = (experts.load_expert("LaneChange-v0", seed=5) for _ in range(2))
-    sides = np.sign(first(obs)[:, 0])
-    assert set(sides) == {-1.0, 1.0}
-    assert (np.sign(first(nearer)[:, 0]) == sides).all()
-    assert (np.sign(again(obs)[:, 0]) == sides).all()
+    expert = DrivingExpert(seed=5)
+    first = sides(expert, 28)
+    assert set(first) == {-1.0, 1.0}
+    for distance in (20, 11, 3, 2.5):
+        np.testing.assert_array_equal(sides(expert, distance), first)
+    again = DrivingExpert(seed=5)
+    np.testing.assert_array_equal(sides(again, 28), first)
+    again.seed(5)
+    np.testing.assert_array_equal(sides(again, 28), first)
+    assert (sides(DrivingExpert(seed=6), 28) != first).any()
+
+
+def test_expert_draws_a_new_side_when_an_episode_begins_although_nobody_says_so():
+    expert = DrivingExpert(seed=5)
+    first = sides(expert, 28)
+    np.testing.assert_array_equal(sides(expert, 10), first)
+    second = sides(expert, 29)  # the distance has jumped up: 64 new roads
+    assert 16 < (second != first).sum() < 48
+    # Only the second half begins anew.
+    distance = np.where(np.arange(64) < 32, 20, 29.9)
+    sides(expert, 25)
+    third = sides(expert, distance)
+    np.testing.assert_array_equal(third[:32], second[:32])
+    assert 4 < (third[32:] != second[32:]).sum() < 28
+
+
+def test_expert_draws_a_side_for_each_obstacle():
+    expert = DrivingExpert(seed=5)
+    first = sides(expert, 5)
+    sides(expert, -4)
+    second = sides(expert, 29)  # past the first obstacle, the next one is ahead
+    third = sides(expert, 28)
+    assert 16 < (second != first).sum() < 48
+    np.testing.assert_array_equal(second, third)
+
+
+def test_expert_of_one_mode():
+    expert = experts.load_expert("LaneChange-v0", expert="experts.driving:prefers_left", seed=1)
+    for distance in (28, 10, 29):
+        assert (sides(expert, distance) == 1.0).all()
 
 
 def test_decision_rate_changes_how_often_but_not_what():
-    slow, fast = (drive(DrivingEnv(decision_hz=hz), [0.9, 0.0], y=0.0, speed=10.0) for hz in (1, 10))
-    assert fast[1] == slow[1] and 9 * slow[2] < fast[2] <= 10 * slow[2]
+    slow = drive(DrivingEnv(decision_hz=1), [0.9, 0.0], y=0.0, speed=10.0)
+    fast = drive(DrivingEnv(decision_hz=10), [0.9, 0.0], y=0.0, speed=10.0)
+    assert fast[1] == slow[1]
+    assert 9 * slow[2] < fast[2] <= 10 * slow[2]
     with pytest.raises(ValueError, match="decision_hz"):
         DrivingEnv(decision_hz=7)
 
@@ -93,10 +155,23 @@ def test_rendering_shows_the_car_and_the_obstacle():
     before = env.render()
     env.step(np.array([0.9, 0.0], np.float32))
     after = env.render()
-    assert before.shape == (200, 960, 3) and before.dtype == np.uint8
+    assert before.shape == (200, 960, 3)
+    assert before.dtype == np.uint8
     assert (before != after).any()
     is_red = (before[..., 0] > 150) & (before[..., 1] < 100)
     assert is_red.any()  # the stopped car
+    is_blue = (before[..., 2] > 200) & (before[..., 0] < 100)
+    assert is_blue.any()  # the moving one
+
+
+def test_frames_between_two_decisions_are_announced():
+    env = DrivingEnv()
+    frames = []
+    env.on_frame = lambda: frames.append(env.x)
+    env.reset(seed=0)
+    env.step(np.zeros(2, np.float32))
+    assert len(frames) == 1 + 20
+    assert frames == sorted(frames)
 
 
 def test_an_action_that_is_not_finite_is_refused():
