@@ -23,6 +23,7 @@ At test time dimension after dimension draws a bin from p; its centre takes thre
     python bc_autoregressive.py --env-id Hopper-v4
 """
 
+import argparse
 import functools
 import json
 import math
@@ -136,6 +137,7 @@ class Policy(nn.Module):
         centres = self.action_low[:, None] + torch.arange(self.B)
         self.register_buffer("centres", torch.where(missing, 1e9, centres))
         self.register_buffer("bandwidth", torch.full((self.D, 1), 0.1))
+        self.register_buffer("width", torch.ones(self.D))
 
     def set_statistics(self, obs, actions):
         self.obs_mean, self.obs_std = mean_and_std(obs)
@@ -147,6 +149,7 @@ class Policy(nn.Module):
             positions = torch.arange(self.B, device=low.device) + 0.5
             self.centres.copy_(low[:, None] + width[:, None] * positions)
             self.bandwidth.copy_(torch.maximum(bandwidth, width / 2)[:, None])
+            self.width.copy_(width)
 
     def soft_labels(self, actions, d=slice(None)):
         """q_d(b) (N, D, B) for actions (N, D), or (N, B) for a single dimension d and (N,)."""
@@ -170,8 +173,7 @@ class Policy(nn.Module):
         """log pi(a|s) (N,) in nats, for actions (N, D) in the environment's units."""
         log_p = self(obs, self.soft_labels(actions))
         bins = (actions[..., None] - self.centres).abs().argmin(-1, keepdim=True)  # (N, D, 1)
-        width = self.centres[:, 1] - self.centres[:, 0]
-        return (log_p.gather(-1, bins).squeeze(-1) - width.log()).sum(-1)  # (1)
+        return (log_p.gather(-1, bins).squeeze(-1) - self.width.log()).sum(-1)  # (1)
 
     def loss(self, obs, actions):
         q = self.soft_labels(actions)
@@ -416,12 +418,15 @@ def read_checkpoint(path):
 
 
 def parse_args(command_line=None):
-    """The arguments; those that a checkpoint was trained with are its defaults."""
-    args = tyro.cli(Args, args=command_line, description=__doc__)
-    if args.checkpoint:
-        metadata, _ = read_checkpoint(args.checkpoint)
-        args = tyro.cli(Args, args=command_line, default=Args(**metadata["args"]))
-    return args
+    """The arguments; those that a checkpoint was trained with are the defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--checkpoint")
+    saved, _ = parser.parse_known_args(command_line)
+    default = Args()
+    if saved.checkpoint:
+        metadata, _ = read_checkpoint(saved.checkpoint)
+        default = Args(**metadata["args"])
+    return tyro.cli(Args, args=command_line, default=default, description=__doc__)
 
 
 def load_weights(policy, weights, path):

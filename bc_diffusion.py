@@ -26,6 +26,7 @@ At test time (4) draws a chunk of `horizon` actions; the first `action_horizon` 
     python bc_diffusion.py --env-id Hopper-v4
 """
 
+import argparse
 import copy
 import functools
 import json
@@ -473,12 +474,15 @@ def read_checkpoint(path):
 
 
 def parse_args(command_line=None):
-    """The arguments; those that a checkpoint was trained with are its defaults."""
-    args = tyro.cli(Args, args=command_line, description=__doc__)
-    if args.checkpoint:
-        metadata, _ = read_checkpoint(args.checkpoint)
-        args = tyro.cli(Args, args=command_line, default=Args(**metadata["args"]))
-    return args
+    """The arguments; those that a checkpoint was trained with are the defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--checkpoint")
+    saved, _ = parser.parse_known_args(command_line)
+    default = Args()
+    if saved.checkpoint:
+        metadata, _ = read_checkpoint(saved.checkpoint)
+        default = Args(**metadata["args"])
+    return tyro.cli(Args, args=command_line, default=default, description=__doc__)
 
 
 def load_weights(policy, weights, path):

@@ -18,6 +18,7 @@ At test time the action is mu(s); with --stochastic it is drawn from (1).
     python bc_gaussian.py --env-id Hopper-v4
 """
 
+import argparse
 import functools
 import json
 import math
@@ -353,12 +354,15 @@ def read_checkpoint(path):
 
 
 def parse_args(command_line=None):
-    """The arguments; those that a checkpoint was trained with are its defaults."""
-    args = tyro.cli(Args, args=command_line, description=__doc__)
-    if args.checkpoint:
-        metadata, _ = read_checkpoint(args.checkpoint)
-        args = tyro.cli(Args, args=command_line, default=Args(**metadata["args"]))
-    return args
+    """The arguments; those that a checkpoint was trained with are the defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--checkpoint")
+    saved, _ = parser.parse_known_args(command_line)
+    default = Args()
+    if saved.checkpoint:
+        metadata, _ = read_checkpoint(saved.checkpoint)
+        default = Args(**metadata["args"])
+    return tyro.cli(Args, args=command_line, default=default, description=__doc__)
 
 
 def load_weights(policy, weights, path):

@@ -26,6 +26,7 @@ Differences from the paper:
     python hg_dagger.py --env-id Hopper-v4 --num-demos 1 --label-every 10
 """
 
+import argparse
 import functools
 import json
 import math
@@ -504,6 +505,7 @@ def read_saved(flag, path):
         with safe_open(path, framework="pt") as file:
             metadata = json.loads(file.metadata()["metadata"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
+        metadata["args"] |= {"checkpoint": None, "resume": None}
         metadata["args"]["device"] = "cpu"  # unless asked for: this machine may be another
         Args(**metadata["args"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -519,15 +521,19 @@ def load_weights(policy, weights, source):
 
 
 def parse_args(command_line=None):
-    """The arguments; those of the checkpoint or of the run to resume are their defaults."""
-    args = tyro.cli(Args, args=command_line, description=__doc__)
-    if args.checkpoint or args.resume:
-        if args.resume:
-            metadata, _ = read_saved("--resume", Path(args.resume) / "state.safetensors")
-        else:
-            metadata, _ = read_saved("--checkpoint", args.checkpoint)
-        args = tyro.cli(Args, args=command_line, default=Args(**metadata["args"]))
-    return args
+    """The arguments; those of the checkpoint or of the run to resume are the defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--resume")
+    saved, _ = parser.parse_known_args(command_line)
+    default = Args()
+    if saved.checkpoint:
+        metadata, _ = read_saved("--checkpoint", saved.checkpoint)
+        default = Args(**metadata["args"])
+    elif saved.resume:
+        metadata, _ = read_saved("--resume", Path(saved.resume) / "state.safetensors")
+        default = Args(**metadata["args"])
+    return tyro.cli(Args, args=command_line, default=default, description=__doc__)
 
 
 def make_run_dir(args):

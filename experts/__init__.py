@@ -73,9 +73,11 @@ def import_expert(name, seed):
     module_name, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         message = f"--expert {name} cannot be imported ({error}); give module:callable"
         raise gym.error.Error(message) from error
+    if not callable(function):
+        raise gym.error.Error(f"--expert {name} cannot be called; give module:callable")
     if hasattr(function, "seed"):
         function.seed(seed)
     return function

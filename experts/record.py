@@ -96,7 +96,8 @@ def main(args):
         obs, _ = collector.reset(seed=args.seed + k)
         done = False
         while not done:
-            action = expert(np.asarray(obs)[None])[0]
+            actions = np.array(expert(np.array(obs)[None]))  # copies, as in the scripts
+            action = actions[0].astype(env.action_space.dtype)
             obs, _, terminated, truncated, _ = collector.step(action)
             done = terminated or truncated
 

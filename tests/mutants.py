@@ -10,6 +10,7 @@ mutation survives, if its text has gone, if its tests are none, or if they fail 
 import importlib
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -22,7 +23,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 COPIED = ["*.py", "pyproject.toml", "experts/*.py", "tests/*.py"]
-SECONDS = 120  # in which the tests of one mutation must end
+CPU_SECONDS = 30  # in which the tests of one mutation must end
 Mutation = namedtuple("Mutation", "script old new file tests")
 
 # [script, file of tests], then for each mutation an expression for pytest -k, and the two texts.
@@ -477,7 +478,7 @@ whoever_acts
 every_nth
     - if step % args.label_every == 0:
     + if True:
-reuses_its_array
+may_return_a_list
     - np.array(expert(obs.copy()))
     + expert(obs.copy())
 reuses_its_array
@@ -570,6 +571,9 @@ labels_where_they_disagree
 labels_where_they_disagree
     - actions[gate] = corrections[gate]
     + pass
+may_return_a_list
+    - np.array(expert(obs.copy()))
+    + expert(obs.copy())
 opens_above
     - threshold = np.where(gate, args.gate_threshold / 2, args.gate_threshold)
     + threshold = args.gate_threshold
@@ -733,7 +737,7 @@ def fork(function, log):
         os.dup2(output, 2)
         status = 70
         try:
-            signal.alarm(SECONDS)
+            resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
             status = function()
         except BaseException:
             traceback.print_exc()
@@ -787,7 +791,7 @@ def verdict(folder, mutation, failing_anyway):
     status = fork(lambda: run_tests(folder, mutation.script, *arguments), log)
     shutil.copy(ROOT / path.name, path)
 
-    if status == -signal.SIGALRM:
+    if status == -signal.SIGXCPU:
         return f"no end: {mutation.tests}", True
     if status == 1:
         caught = [name for name in failures(log) if name not in failing_anyway]

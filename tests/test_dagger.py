@@ -474,7 +474,7 @@ def resume(script, run):
 STOPS = [pytest.param(moment, marks=pytest.mark.slow) for moment in (0, 1, 3)]
 
 
-@pytest.mark.parametrize("script", DAGGERS)
+@pytest.mark.parametrize("script", ["dagger", pytest.param("hg_dagger", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("moment", [2, *STOPS])
 def test_a_killed_run_goes_on_to_the_same_numbers(script, moment, tmp_path):
     flags = [*kills.FLAGS, *OWN_FLAGS[script]]

@@ -56,6 +56,10 @@ def recorded(tmp_path_factory):
         yield
 
 
+def must_not_be_called(*args, **kwargs):
+    pytest.fail("this must not be called")
+
+
 def episodes_of(dataset_id):
     return list(minari.load_dataset(dataset_id).iterate_episodes())
 
@@ -131,7 +135,7 @@ def test_wrong_input_is_refused_before_anything_is_played(
     monkeypatch,
     capsys,
 ):
-    monkeypatch.setattr(gym.wrappers.TimeLimit, "reset", pytest.fail)
+    monkeypatch.setattr(gym.wrappers.TimeLimit, "reset", must_not_be_called)
     errors = refusal(["--env-id", "LaneChange-v0", "--dataset-id", "new-v0", *flags], capsys)
     assert errors.startswith("error: ")
     assert expected in errors
@@ -167,7 +171,7 @@ def test_recording_without_minari_names_what_is_to_be_installed(module, monkeypa
 def test_scripts_learn_from_a_data_set(script, monkeypatch):
     if script in SCRIPTS:  # without an expert; a DAgger needs one for its labels
         module = importlib.import_module(script)
-        monkeypatch.setattr(module, "load_expert", pytest.fail)
+        monkeypatch.setattr(module, "load_expert", must_not_be_called)
     main(script, *ROAD, *FROM_ROAD, *(["--num-rounds", "1"] if script in DAGGERS else []))
     _, results = results_in("runs")
     lengths = [len(episode) for episode in episodes_of("road/expert-v0")[:4]]
@@ -283,7 +287,7 @@ class Driver:
 
 def test_a_person_and_a_data_set_need_no_expert(monkeypatch):
     monkeypatch.setattr(hg_dagger, "HumanExpert", Driver)
-    monkeypatch.setattr(hg_dagger, "load_expert", pytest.fail)
+    monkeypatch.setattr(hg_dagger, "load_expert", must_not_be_called)
     flags = ["--env-id", "Unknown-v0", *TINY, "--gate", "human", *FROM_ROAD]
     main("hg_dagger", *flags, "--num-rounds", "1")
     _, results = results_in("runs")

@@ -6,8 +6,10 @@ import torch
 
 import dagger
 import hg_dagger
-from tests import test_shared
-from tests.test_shared import DAGGERS, Watcher, args_for, by_seed, walk_envs
+from tests import walk
+from tests.walk import Watcher, args_for, by_seed, walk_envs
+
+DAGGERS = ["dagger", "hg_dagger"]
 
 
 @pytest.fixture(autouse=True)
@@ -19,12 +21,12 @@ def seeded():
 @pytest.fixture
 def endless(monkeypatch):
     """Episodes of 12 steps, whatever the seed."""
-    monkeypatch.setattr(test_shared, "length", lambda seed: 12)
+    monkeypatch.setattr(walk, "length", lambda seed: 12)
 
 
 def states_of(seeds):
     """Seed and step of each state of these episodes, sorted."""
-    return sorted((seed, t) for seed in seeds for t in range(test_shared.length(seed)))
+    return sorted((seed, t) for seed in seeds for t in range(walk.length(seed)))
 
 
 def pairs(states):
@@ -100,6 +102,24 @@ def test_an_expert_that_reuses_its_array_labels_as_any_other():
     visited, labels = dagger.drive(args, walk_envs(4), Novice(), careless, 0.0, 40)
     assert pairs(visited) == states_of(range(40, 44))
     np.testing.assert_array_equal(labels, by_seed(visited))
+
+
+def as_list(obs):
+    return by_seed(obs).tolist()
+
+
+def test_an_expert_may_return_a_list():
+    _, args = args_for("dagger")
+    visited, labels = dagger.drive(args, walk_envs(4), Novice(), as_list, 0.5, 40)
+    np.testing.assert_array_equal(labels, by_seed(visited))
+
+
+def test_an_expert_that_corrects_may_return_a_list():
+    _, args = args_for("hg_dagger", gate_steps=1)
+    novice = GatedNovice(dict.fromkeys(range(40, 44), FAR))
+    states, labels, _, _ = hg_dagger.drive(args, walk_envs(4), novice, as_list, None, 40)
+    assert pairs(states) == states_of(range(40, 44))
+    np.testing.assert_array_equal(labels, by_seed(states))
 
 
 def test_every_nth_state_of_each_episode_is_labelled(endless):
@@ -260,11 +280,11 @@ def hg_drive(distances, num_envs=4, label_every=1, num_episodes=4, steps=1, thre
     envs = walk_envs(num_envs)
     acted = {}
     plain_step = envs.step
-    novice = GatedNovice(distances)
+    novice = GatedNovice(distances | {-4: FAR})  # -4: after the end of an episode
 
     def step(actions):
         for (seed, t, _), action in zip(novice.asked.astype(int), actions, strict=True):
-            if action[0] != -1 and 0 <= t < test_shared.length(seed):
+            if action[0] != -1 and seed >= 0 and t < walk.length(seed):
                 np.testing.assert_array_equal(action, by_seed(np.array([[seed, t, 0]]))[0])
                 acted.setdefault(int(seed), []).append(int(t))
         return plain_step(actions)
@@ -296,7 +316,7 @@ def test_the_expert_acts_and_labels_where_they_disagree(num_envs, num_episodes):
     np.testing.assert_array_equal(labels, by_seed(states))
     assert sorted(take_overs) == [100 * seed for seed in disagreeing]
     assert share == pytest.approx(len(states_of(disagreeing)) / len(states_of(seeds)))
-    assert acted == {seed: list(range(test_shared.length(seed))) for seed in disagreeing}
+    assert acted == {seed: list(range(walk.length(seed))) for seed in disagreeing}
 
 
 def test_the_labels_are_those_of_the_steps_in_control(endless):

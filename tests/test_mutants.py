@@ -1,7 +1,6 @@
 """Every line of an algorithm, broken, is noticed by a test: the table is in tests/mutants.py."""
 
 import ast
-import difflib
 import re
 import subprocess
 import sys
@@ -20,12 +19,14 @@ def source_of(script):
     return (ROOT / f"{script}.py").read_text()
 
 
-@pytest.mark.parametrize("mutation", mutants.MUTATIONS, ids=lambda m: f"{m.script}: {m.old}")
-def test_a_mutation_has_a_place_and_is_python(mutation):
-    assert ast.dump(ast.parse(mutants.mutated(mutation))) != ast.dump(
-        ast.parse(source_of(mutation.script))
-    )
-    assert (ROOT / mutation.file).exists()
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_mutation_has_a_place_and_is_python(script):
+    mutations = [mutation for mutation in mutants.MUTATIONS if mutation.script == script]
+    assert len(mutations) >= 10
+    for mutation in mutations:
+        assert (ROOT / mutation.file).exists()
+        assert mutation.old != mutation.new
+        ast.parse(mutants.mutated(mutation))
 
 
 @pytest.mark.parametrize("old", ["no such text", "import"])
@@ -38,11 +39,11 @@ def broken_lines():
     """The lines, without indentation, that a mutation changes in one script or another."""
     lines = set()
     for mutation in mutants.MUTATIONS:
-        before = source_of(mutation.script).splitlines()
-        after = mutants.mutated(mutation).splitlines()
-        for text in difflib.ndiff(before, after):
-            if text.startswith("- "):
-                lines.add(text[2:].strip())
+        source = source_of(mutation.script)
+        start = source.find(mutation.old)
+        first = source.rfind("\n", 0, start) + 1
+        last = source.find("\n", start + len(mutation.old))
+        lines.update(line.strip() for line in source[first:last].splitlines())
     return lines
 
 

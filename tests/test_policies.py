@@ -159,8 +159,8 @@ def test_observations_are_standardised_and_clamped_at_ten(script):
     oracle = (obs - obs.mean(0)) / obs.std(0, correction=0)
     torch.testing.assert_close(seen[0][:, :3], oracle, rtol=1e-4, atol=1e-4)
     seen.clear()
-    policy.act(np.full((1, 3), 1e6))
-    np.testing.assert_array_equal(seen[0][0, :3], [10.0, 10.0, 10.0])
+    policy.act(np.array([[1e6, -1e6, 1e6]]))
+    np.testing.assert_array_equal(seen[0][0, :3], [10.0, -10.0, 10.0])
 
 
 @pytest.mark.parametrize("script", ALL_SCRIPTS)
