@@ -2,7 +2,7 @@
 
     python -m benchmark.modes
 
-Trains each script on 200 demonstrations of LaneChange-v0, all else default, and writes
+Trains each script on 200 demonstrations of LaneChange-v0, as in the README's table, and writes
 benchmark/figures/modes.png.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from benchmark.run import ROOT, trained
+from benchmark.run import ROAD, ROOT, trained
 from experts import load_expert
 from experts.driving import ROAD_HALF_WIDTH
 
@@ -32,7 +32,7 @@ SEED = 1
 
 def act_of(script):
     """What a policy of the script does, trained as people train it."""
-    flags = ["--num-demos", "200"]
+    flags = ROAD.split()
     if script == "bc_gaussian":
         flags.append("--stochastic")
     policy, _ = trained(script, "LaneChange-v0", SEED, *flags)

@@ -182,9 +182,10 @@ TABLES = {
     "results": offline,
     "aggregate": aggregate,
     "mass": mass,
-    "prices": prices,
     "closed loop": closed,
 }
+if (RESULTS / "prices.json").exists():
+    TABLES["prices"] = prices
 
 
 def receipt(script):
