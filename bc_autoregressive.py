@@ -109,8 +109,10 @@ class Policy(nn.Module):
             low, high = action_space.low, action_space.high
             sizes = np.full(action_space.shape, num_bins)
         else:  # the categories start, start + 1, ..., start + size - 1
-            is_single = isinstance(action_space, gym.spaces.Discrete)
-            sizes = np.atleast_1d(action_space.n if is_single else action_space.nvec)
+            if isinstance(action_space, gym.spaces.Discrete):
+                sizes = np.array([action_space.n])
+            else:
+                sizes = action_space.nvec
             low = np.atleast_1d(action_space.start)
             high = low + sizes - 1
         self.D = len(sizes)
@@ -220,24 +222,25 @@ def fail(message):
 
 def make_envs(args, num_envs, **kwargs):
     """Environments stepped side by side, with flat observations and actions."""
+    name = f"--env-id {args.env_id}"
     limit = args.max_episode_steps
     try:
         envs = gym.make_vec(args.env_id, num_envs, "sync", max_episode_steps=limit, **kwargs)
     except (gym.error.Error, ImportError) as error:
-        fail(f"--env-id {args.env_id} cannot be made: {error}")
+        fail(f"{name} cannot be made: {error}")
     obs_space = envs.single_observation_space
     action_space = envs.single_action_space
     if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
-        fail(f"--env-id {args.env_id} has observations {obs_space}; a flat Box is needed")
+        fail(f"{name} has observations {obs_space}; a flat Box is needed")
     kinds = (gym.spaces.Box, gym.spaces.MultiDiscrete)
     is_flat = isinstance(action_space, kinds) and len(action_space.shape) == 1
     if not is_flat and not isinstance(action_space, gym.spaces.Discrete):
         fail(
-            f"--env-id {args.env_id} has actions {action_space}; a flat Box, Discrete or a flat "
+            f"{name} has actions {action_space}; a flat Box, Discrete or a flat "
             "MultiDiscrete is needed"
         )
     if envs.envs[0].spec.max_episode_steps is None:
-        fail(f"--env-id {args.env_id} does not limit its episodes; give --max-episode-steps")
+        fail(f"{name} does not limit its episodes; give --max-episode-steps")
     return envs
 
 

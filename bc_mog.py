@@ -124,7 +124,8 @@ class Policy(nn.Module):
     def forward(self, obs):
         """The mixture over standardised actions: log w (B, K), mu (B, K, D), sigma (B, K, D)."""
         obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
-        logits, mu, raw_sigma = self.net(obs).split([self.K, self.K * self.D, self.K * self.D], -1)
+        sizes = [self.K, self.K * self.D, self.K * self.D]
+        logits, mu, raw_sigma = self.net(obs).split(sizes, dim=-1)
         mu = mu.unflatten(-1, (self.K, self.D))
         sigma = self.min_std + F.softplus(raw_sigma).unflatten(-1, (self.K, self.D))
         return F.log_softmax(logits, dim=-1), mu, sigma
@@ -173,22 +174,23 @@ def fail(message):
 
 def make_envs(args, num_envs, **kwargs):
     """Environments stepped side by side, with flat observations and continuous actions."""
+    name = f"--env-id {args.env_id}"
     limit = args.max_episode_steps
     try:
         envs = gym.make_vec(args.env_id, num_envs, "sync", max_episode_steps=limit, **kwargs)
     except (gym.error.Error, ImportError) as error:
-        fail(f"--env-id {args.env_id} cannot be made: {error}")
+        fail(f"{name} cannot be made: {error}")
     obs_space = envs.single_observation_space
     action_space = envs.single_action_space
     if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
-        fail(f"--env-id {args.env_id} has observations {obs_space}; a flat Box is needed")
+        fail(f"{name} has observations {obs_space}; a flat Box is needed")
     if not isinstance(action_space, gym.spaces.Box) or len(action_space.shape) != 1:
         fail(
-            f"--env-id {args.env_id} has actions {action_space}; a flat Box is needed.\n"
+            f"{name} has actions {action_space}; a flat Box is needed.\n"
             "bc_autoregressive.py takes Discrete and MultiDiscrete actions."
         )
     if envs.envs[0].spec.max_episode_steps is None:
-        fail(f"--env-id {args.env_id} does not limit its episodes; give --max-episode-steps")
+        fail(f"{name} does not limit its episodes; give --max-episode-steps")
     return envs
 
 

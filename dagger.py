@@ -268,20 +268,21 @@ def fail(message):
 
 def make_envs(args, num_envs, **kwargs):
     """Environments stepped side by side, with flat observations and actions."""
+    name = f"--env-id {args.env_id}"
     limit = args.max_episode_steps
     try:
         envs = gym.make_vec(args.env_id, num_envs, "sync", max_episode_steps=limit, **kwargs)
     except (gym.error.Error, ImportError) as error:
-        fail(f"--env-id {args.env_id} cannot be made: {error}")
+        fail(f"{name} cannot be made: {error}")
     obs_space = envs.single_observation_space
     action_space = envs.single_action_space
     if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
-        fail(f"--env-id {args.env_id} has observations {obs_space}; a flat Box is needed")
+        fail(f"{name} has observations {obs_space}; a flat Box is needed")
     is_flat_box = isinstance(action_space, gym.spaces.Box) and len(action_space.shape) == 1
     if not is_flat_box and not isinstance(action_space, gym.spaces.Discrete):
-        fail(f"--env-id {args.env_id} has actions {action_space}; a flat Box or Discrete is needed")
+        fail(f"{name} has actions {action_space}; a flat Box or Discrete is needed")
     if envs.envs[0].spec.max_episode_steps is None:
-        fail(f"--env-id {args.env_id} does not limit its episodes; give --max-episode-steps")
+        fail(f"{name} does not limit its episodes; give --max-episode-steps")
     return envs
 
 

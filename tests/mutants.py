@@ -255,7 +255,7 @@ sees_only
     - embedded[:, :-1].cumsum(1)
     + embedded[:, :-1]
 integrates
-    -  - width.log()
+    -  - self.width.log()
     +
 density_is_that_of_the_bin
     - bins = (actions[..., None] - self.centres).abs().argmin(-1, keepdim=True)
