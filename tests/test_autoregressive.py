@@ -84,7 +84,7 @@ def test_the_density_integrates_to_one():
     actions = policy.centres[torch.arange(3), combinations]
     volume = (policy.centres[:, 1] - policy.centres[:, 0]).prod()
     total = policy.log_prob(obs.expand(len(actions), -1), actions).exp().sum() * volume
-    assert total.item() == pytest.approx(1, abs=1e-9)
+    assert total.item() == pytest.approx(1, abs=1e-6)  # the centres were rounded to float32
 
 
 def test_the_density_is_that_of_the_bin_an_action_lies_in():

@@ -638,7 +638,6 @@ USAGE = {
     "negative rounds": (["--num-rounds", "-1"], "num_rounds must be"),
     "no episodes": (["--episodes-per-round", "0"], "episodes_per_round must be at least 1"),
     "no labels": (["--label-every", "0"], "label_every must be at least 1"),
-    "two beginnings": (["--resume", "a", "--checkpoint", "b"], "give either checkpoint or resume"),
 }
 USAGE_OF_DAGGER = {"no schedule": (["--beta-schedule", "cubic"], "cubic")}
 USAGE_OF_HG = {
