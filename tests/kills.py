@@ -9,8 +9,8 @@ differs.
 """
 
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch._dynamo  # noqa: F401  # takes seconds, and the first optimiser of a process imports it
 import tyro
 
-ROOT = Path(__file__).parent.parent
-SCRIPTS = ["dagger", "hg_dagger"]
+import dagger
+import hg_dagger
+
+SCRIPTS = {"dagger": dagger, "hg_dagger": hg_dagger}
 FLAGS = ["--env-id", "LaneChange-v0", "--num-demos", "8", "--num-rounds", "3"]
-FLAGS += ["--num-updates", "800", "--hidden-dim", "16", "--batch-size", "64"]
+FLAGS += ["--num-updates", "400", "--hidden-dim", "16", "--batch-size", "64"]
 FLAGS += ["--eval-episodes", "10", "--expert", "experts.driving:prefers_left"]
 COMPARED = ["eval_returns", "rounds", "num_transitions", "expert_labels", "doubts", "tau"]
 
@@ -34,28 +37,38 @@ class Args:
     seed: int = 0  # of the moments
 
 
-def start(script, *flags, cwd):
-    """The script in a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, ROOT / f"{script}.py", *flags]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=cwd, env=environment, text=True, **pipes)
+def work(script, flags, directory):
+    """What the process of a run does."""
+    os.chdir(directory)
+    output = os.open("output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, sys.stdout.fileno())
+    os.dup2(output, sys.stderr.fileno())
+    module = SCRIPTS[script]
+    module.main(module.parse_args(list(flags)))
 
 
-def finish(process):
-    """Wait for the end; an error in the process is one here."""
-    _, errors = process.communicate(timeout=600)
-    if process.returncode != 0:
-        raise RuntimeError(errors)
+def start(script, *flags, directory):
+    """A run in a process of its own; it is forked, so that nothing has to be imported again."""
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=work, args=(script, flags, directory))
+    process.start()
+    return process
 
 
-def wait_for_the_first_state(directory, process):
+def finish(process, directory):
+    """Wait for the end; an error in the run is one here."""
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError((directory / "output.txt").read_text())
+
+
+def wait_for_the_first_state(process, directory):
     """The directory of the run, as soon as it can be resumed."""
-    while process.poll() is None:
+    while process.is_alive():
         for path in directory.glob("runs/*/state.safetensors"):
             return path.parent
-        time.sleep(0.005)
-    raise RuntimeError(process.communicate()[1])
+        time.sleep(0.002)
+    raise RuntimeError((directory / "output.txt").read_text())
 
 
 def numbers_in(run):
@@ -65,23 +78,24 @@ def numbers_in(run):
 
 def run_undisturbed(script, directory):
     """The numbers of a whole run, and its seconds after the first state."""
-    process = start(script, *FLAGS, cwd=directory)
-    run = wait_for_the_first_state(directory, process)
+    process = start(script, *FLAGS, directory=directory)
+    run = wait_for_the_first_state(process, directory)
     begin = time.time()
-    finish(process)
+    finish(process, directory)
     return numbers_in(run), time.time() - begin
 
 
-def kill_and_resume(script, directory, moment):
-    """The numbers of a run that is killed after so many seconds; None if it was faster."""
-    process = start(script, *FLAGS, cwd=directory)
-    run = wait_for_the_first_state(directory, process)
-    time.sleep(moment)
+def kill_and_resume(script, directory, seconds):
+    """The numbers of a run that is killed after so many seconds; None if it ended before."""
+    process = start(script, *FLAGS, directory=directory)
+    run = wait_for_the_first_state(process, directory)
+    time.sleep(seconds)
     process.kill()
-    process.communicate()
+    process.join()
     if (run / "results.json").exists():
         return None
-    finish(start(script, "--resume", str(run), cwd=directory))
+    process = start(script, "--resume", str(run), directory=directory)
+    finish(process, directory)
     return numbers_in(run)
 
 
