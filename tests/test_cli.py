@@ -50,7 +50,14 @@ class Target(gym.Env):
 
     observation_space = gym.spaces.Box(-9, 9, (2,), np.float64)
     action_space = gym.spaces.Box(0.5, 3.0, (1,))
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     num_steps = 10
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.full((64, 64, 3), 20 * self.t, np.uint8)
 
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)
@@ -300,6 +307,11 @@ def test_videos(script, capfd):
     captured = capfd.readouterr()
     assert captured.err == ""
     assert captured.out.count("\n") == 1
+
+
+def test_videos_of_an_environment_of_ones_own(strangers):
+    directory, _ = train("bc_mse", "runs", *TARGET, "--expert", "strangers:two", "--capture-video")
+    assert len(list((directory / "videos").glob("*.mp4"))) == 3
 
 
 def test_flags_given_with_a_checkpoint_come_before_those_it_was_trained_with():

@@ -17,7 +17,7 @@ POLICIES = {
     "bc_diffusion": {"num_inference_steps": 25, "fine_modes": True},
 }
 NUM_UPDATES = {"bc_mog": 1500, "bc_autoregressive": 1500, "bc_diffusion": 6000}
-HARDER = {"modes that move": 3, "8 modes in 1d": 2, "8 modes in 2d": 2}  # times as many
+HARDER = {"modes that move": 3, "8 modes in 1d": 3, "8 modes in 2d": 2}  # times as many
 
 # Smaller networks, fewer updates and larger learning rates for the targets that are easy.
 SMALL = {
