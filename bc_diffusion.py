@@ -537,7 +537,8 @@ def report(results, policy, run, seconds):
 def record_videos(args, policy, run):
     """Three episodes, from the first seeds of the evaluation, as run/videos/*.mp4."""
     kwargs = {"render_mode": "rgb_array"}
-    if "gymnasium.envs.mujoco" in str(gym.spec(args.env_id).entry_point):
+    spec = gym.spec(args.env_id.split(":")[-1])  # of module:Env-v0, the module is imported by now
+    if "gymnasium.envs.mujoco" in str(spec.entry_point):
         kwargs["camera_name"] = "track"  # the default camera stands still
     wrapper = functools.partial(
         gym.wrappers.RecordVideo, video_folder=str(run / "videos"), episode_trigger=lambda k: True
