@@ -98,6 +98,8 @@ def main(args):
         while not done:
             actions = np.array(expert(np.array(obs)[None]))  # copies, as in the scripts
             action = actions[0].astype(env.action_space.dtype)
+            if action not in env.action_space:
+                fail(f"the action {action} of the expert is not in {env.action_space}")
             obs, _, terminated, truncated, _ = collector.step(action)
             done = terminated or truncated
 

@@ -37,11 +37,16 @@ gym.register("Unknown-v0", "experts.driving:DrivingEnv", max_episode_steps=50)
 
 
 def write(*flags):
-    """`python -m experts.record`, in this process."""
+    """`python -m experts.record`, in this process; its exit status."""
+    status = 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # of temporary directories of Minari
-        record.main(tyro.cli(record.Args, args=list(flags)))
+        try:
+            record.main(tyro.cli(record.Args, args=list(flags)))
+        except SystemExit as exit_:
+            status = exit_.code
         gc.collect()
+    return status
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,9 +55,9 @@ def recorded(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("datasets")))
         flags = ["--dataset-id", "road/expert-v0", "--episodes", "12", "--seed", "7"]
-        write("--env-id", "LaneChange-v0", *flags)
+        assert write("--env-id", "LaneChange-v0", *flags) == 0
         flags = ["--dataset-id", "pole-v0", "--episodes", "3", "--max-episode-steps", "30"]
-        write("--env-id", "CartPole-v1", *flags)
+        assert write("--env-id", "CartPole-v1", *flags) == 0
         yield
 
 
@@ -67,10 +72,8 @@ def episodes_of(dataset_id):
 def refusal(flags, capsys):
     """What `experts.record` says to wrong input."""
     capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        write(*flags)
+    assert write(*flags) == 2
     output, errors = capsys.readouterr()
-    assert exit_.value.code == 2
     assert output == ""
     return errors
 
@@ -80,7 +83,7 @@ def refusal(flags, capsys):
 
 def test_what_is_recorded_is_what_the_expert_did(capsys):
     flags = ["--env-id", "LaneChange-v0", "--dataset-id", "road/other-v3", "--episodes", "2"]
-    write(*flags)
+    assert write(*flags) == 0
     assert capsys.readouterr().out.startswith("road/other-v3: 2 episodes, ")
     assert len(episodes_of("road/other-v3")) == 2
 
@@ -103,7 +106,7 @@ def test_what_is_recorded_is_what_the_expert_did(capsys):
 def test_an_expert_of_ones_own_is_recorded(name, strangers):  # noqa: F811
     dataset_id = f"own/{name.replace('_', '-')}-v0"
     flags = ["--env-id", "strangers:Target-v0", "--expert", f"strangers:{name}", "--episodes", "2"]
-    write(*flags, "--dataset-id", dataset_id)
+    assert write(*flags, "--dataset-id", dataset_id) == 0
     for k, episode in enumerate(episodes_of(dataset_id)):
         env = gym.make("strangers:Target-v0")
         obs, _ = env.reset(seed=k)
@@ -139,6 +142,20 @@ def test_wrong_input_is_refused_before_anything_is_played(
     errors = refusal(["--env-id", "LaneChange-v0", "--dataset-id", "new-v0", *flags], capsys)
     assert errors.startswith("error: ")
     assert expected in errors
+    assert len(errors.splitlines()) <= 4
+    assert "new-v0" not in minari.list_local_datasets()
+
+
+@pytest.mark.parametrize("name", ["shape", "nan", "large"])
+def test_actions_from_which_nothing_can_be_learned_are_not_recorded(
+    name,
+    strangers,  # noqa: F811
+    capsys,
+):
+    flags = ["--env-id", "strangers:Target-v0", "--expert", f"strangers:{name}"]
+    errors = refusal([*flags, "--dataset-id", "new-v0"], capsys)
+    assert errors.startswith("error: ")
+    assert "action" in errors
     assert len(errors.splitlines()) <= 4
     assert "new-v0" not in minari.list_local_datasets()
 
