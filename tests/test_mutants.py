@@ -1,6 +1,7 @@
 """Every line of an algorithm, broken, is noticed by a test: the table is in tests/mutants.py."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -94,6 +95,7 @@ def test_no_mutation_survives():
 @pytest.mark.slow
 def test_a_mutation_that_no_test_notices_survives(capsys, monkeypatch):
     """The harness can fail: a comment is no behaviour."""
+    importlib.import_module("bc_mse")  # as another test in this process may have done
     mutation = mutants.Mutation(
         "bc_mse", "# (1)", "# (one)", "tests/test_policies.py", "squared_loss_is"
     )
