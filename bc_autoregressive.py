@@ -181,7 +181,7 @@ class Policy(nn.Module):
         q = self.soft_labels(actions)
         return -(q * self(obs, q)).sum((1, 2)).mean()  # (2)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, obs):
         """Like an expert, from numpy to numpy: obs (N, obs_dim) to actions (N, ...)."""
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)

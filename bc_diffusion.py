@@ -239,7 +239,7 @@ class Policy(nn.Module):
             x = math.sqrt(abar[r]) * x0 + eps_scale * eps + sigma * z  # (4)
         return self.action_centre + self.action_scale * x.unflatten(-1, (self.horizon, -1))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, obs):
         """Like an expert, from numpy to numpy: obs (N, obs_dim) to actions (N, act_dim).
 

@@ -145,7 +145,7 @@ class Policy(nn.Module):
     def loss(self, obs, actions):
         return -self.log_prob(obs, actions).mean()  # (2)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, obs):
         """Like an expert, from numpy to numpy: obs (N, obs_dim) to actions (N, act_dim)."""
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)

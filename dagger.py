@@ -142,7 +142,7 @@ class Policy(nn.Module):
         target = (actions - self.action_mean) / self.action_std
         return (self(obs) - target).square().sum(-1).mean()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, obs):
         """Like an expert, from numpy to numpy: obs (N, obs_dim) to actions (N, act_dim) or (N,)."""
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)

@@ -161,7 +161,7 @@ class Policy(nn.Module):
         target = (actions - self.action_mean) / self.action_std
         return (self(obs) - target).square().sum(-1).mean()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act_and_doubt(self, obs):
         """obs (N, obs_dim) to actions (N, act_dim) or (N,), and doubts (N,), all numpy."""
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
