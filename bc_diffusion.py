@@ -579,7 +579,7 @@ def main(args):
         metadata = describe(args, demos)
 
     run = make_run_dir(args)
-    exit_on_interrupt(f"interrupted; the last policy that was saved is in {run}")
+    exit_on_interrupt(f"interrupted; what was saved is in {run}")
     writer = SummaryWriter(run)
     writer.add_text("args", json.dumps(asdict(args), indent=4))
     if not args.checkpoint:

@@ -71,13 +71,19 @@ def load_expert(env_id, expert=None, seed=0):
 def import_expert(name, seed):
     """The callable that "module:callable" names."""
     module_name, _, attribute = name.partition(":")
+    if not attribute or not all(module_name.split(".")):
+        raise gym.error.Error(f"--expert {name} does not have the form module:callable")
     try:
-        function = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # What goes wrong inside the module, an import of its own included, keeps its traceback.
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise
         message = f"--expert {name} cannot be imported ({error}); give module:callable"
         raise gym.error.Error(message) from error
+    function = getattr(module, attribute, None)
     if not callable(function):
-        raise gym.error.Error(f"--expert {name} cannot be called; give module:callable")
+        raise gym.error.Error(f"--expert {name} is no function; give module:callable")
     if hasattr(function, "seed"):
         function.seed(seed)
     return function

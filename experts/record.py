@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import gymnasium as gym
 import numpy as np
+import torch
 import tyro
 
 from experts import load_expert
@@ -77,12 +78,15 @@ def make_env(args):
     obs_space = env.observation_space
     if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
         fail(f"--env-id {args.env_id} has observations {obs_space}; a flat Box is needed")
+    if not isinstance(env.spec.entry_point, str):
+        fail(f"--env-id {args.env_id} is registered with a class; Minari needs 'module:Class'")
     if env.spec.max_episode_steps is None:
         fail(f"--env-id {args.env_id} does not limit its episodes; give --max-episode-steps")
     return env
 
 
 def main(args):
+    torch.set_num_threads(1)  # as in the scripts
     minari = import_minari()
     check_dataset_id(minari, args.dataset_id)
     env = make_env(args)

@@ -1,4 +1,4 @@
-"""DAgger and HG-DAgger: who acts, what becomes a label, and how a stopped run goes on."""
+"""DAgger and HG-DAgger: training, how a stopped run goes on, and the person at the keyboard."""
 
 import importlib
 import json
@@ -19,7 +19,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-import dagger
 import experts
 import hg_dagger
 from experts.human import HumanExpert
@@ -39,30 +38,6 @@ from tests.test_cli import (
     start,
     wait_for,
 )
-
-
-class Steps(gym.Env):
-    """Observation (seed, t); the episode from the seed i has `lengths[i]` steps.
-
-    Other episodes do not end; the seed of one that nobody has given a seed is -1.
-    """
-
-    observation_space = gym.spaces.Box(-1, 10_000, (2,))
-    action_space = gym.spaces.Box(-9, 9, (1,))
-    lengths = ()
-    log = []  # of pairs of the observation and the action that was executed in it
-
-    def reset(self, seed=None, options=None):
-        self.seed = -1 if seed is None else seed
-        self.t = 0
-        return np.array([self.seed, self.t], np.float32), {}
-
-    def step(self, action):
-        self.log.append(((self.seed, self.t), float(action[0])))
-        self.t += 1
-        known = 0 <= self.seed < len(self.lengths)
-        done = known and self.t == self.lengths[self.seed]
-        return np.array([self.seed, self.t], np.float32), 0.0, done, False, {}
 
 
 class Lamps(gym.Env):
@@ -91,7 +66,6 @@ def lamp(obs):
     return 3 + np.digitize(obs[:, 0], [-0.4, 0.4])
 
 
-gym.register("Steps-v0", Steps, max_episode_steps=10_000)
 gym.register("Lamps-v0", Lamps, max_episode_steps=50)
 
 
@@ -101,221 +75,7 @@ def seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def steps(monkeypatch):
-    """A function that makes so many of these environments, with these lengths."""
-
-    def make(num_envs, lengths):
-        monkeypatch.setattr(Steps, "lengths", lengths)
-        monkeypatch.setattr(Steps, "log", [])
-        return gym.make_vec("Steps-v0", num_envs, "sync")
-
-    return make
-
-
-def visited_states(lengths, every=1):
-    return sorted((i, t) for i, length in enumerate(lengths) for t in range(0, length, every))
-
-
-def rows(obs):
-    return sorted(map(tuple, obs.astype(int).tolist()))
-
-
-def by_expert(obs):
-    """The expert's answer says in which state it was asked."""
-    return (obs[:, :1] + 0.01 * obs[:, 1:]).astype(np.float32)
-
-
-def by_policy(obs):
-    return np.full((len(obs), 1), -5.0, np.float32)
-
-
-# --- DAgger: who acts, and what becomes a label ---
-
-
-@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("every", [1, 3])
-def test_every_nth_state_of_each_episode_is_labelled_by_the_expert_whoever_acted(
-    beta, every, steps
-):
-    lengths = [5, 3, 8, 1, 4]
-    envs = steps(2, lengths)  # three batches; in the last, one environment has nothing to do
-    args = dagger.Args(episodes_per_round=5, label_every=every)
-    policy = SimpleNamespace(act=by_policy)
-    visited, labels = dagger.drive(args, envs, policy, by_expert, beta, seed=0)
-    assert rows(visited) == visited_states(lengths, every)
-    np.testing.assert_array_equal(labels, by_expert(visited))
-    recorded = [(state, action) for state, action in Steps.log if state[0] in range(5)]
-    assert sorted(state for state, _ in recorded) == visited_states(lengths)
-    acts = [action != -5.0 for _, action in recorded]
-    assert all(acts) if beta == 1 else any(acts) == (beta > 0)
-    for state, action in recorded:
-        assert action in (-5.0, by_expert(np.array([state]))[0, 0])
-
-
-def test_the_mixture_is_drawn_anew_in_each_step_and_each_environment(steps):
-    envs = steps(8, [500] * 8)
-    args = dagger.Args(episodes_per_round=8)
-    policy = SimpleNamespace(act=lambda obs: np.zeros((len(obs), 1), np.float32))
-    dagger.drive(args, envs, policy, lambda obs: np.ones((len(obs), 1), np.float32), 0.3, seed=0)
-    acts = np.array([action for _, action in Steps.log]).reshape(500, 8)  # 1 where the expert acted
-    assert acts.mean() == pytest.approx(0.3, abs=0.03)
-    # Two independent draws differ with probability 2 * 0.3 * 0.7 = 0.42.
-    assert (acts[1:] != acts[:-1]).mean() == pytest.approx(0.42, abs=0.03)
-    assert (acts[:, 1:] != acts[:, :-1]).mean() == pytest.approx(0.42, abs=0.03)
-
-
-@pytest.mark.parametrize(
-    "schedule, betas",
-    [
-        ("indicator", [1, 0, 0, 0]),
-        ("exponential", [1, 0.5, 0.25, 0.125]),
-        ("linear", [1, 2 / 3, 1 / 3, 0]),
-    ],
-)
-def test_schedules_of_beta(schedule, betas, monkeypatch):
-    drive = dagger.drive
-    used = [1]
-
-    def drive_and_note(args, envs, policy, expert, beta, seed):
-        used.append(beta)
-        return drive(args, envs, policy, expert, beta, seed)
-
-    monkeypatch.setattr(dagger, "drive", drive_and_note)
-    flags = ["--env-id", "LaneChange-v0", *TINY, "--num-rounds", "3", "--num-updates", "8"]
-    main("dagger", *flags, "--beta-schedule", schedule)
-    _, results = results_in("runs")
-    assert [line["beta"] for line in results["rounds"]] == pytest.approx(betas)
-    assert used == pytest.approx(betas)
-
-
-# --- HG-DAgger: the gate, the labels of the expert's control, doubt and tau ---
-
-
-def novice(ensemble_size=2):
-    """A novice that always proposes 0; one standard deviation of the actions is 2."""
-    space = gym.spaces.Box(-1, 10_000, (2,))
-    policy = hg_dagger.Policy(space, Steps.action_space, 4, ensemble_size)
-    for parameter in policy.parameters():
-        torch.nn.init.zeros_(parameter)
-    policy.action_std.fill_(2.0)
-    return policy
-
-
-def drive_by_script(steps, disagreements, num_envs, **flags):
-    """Rounds in which the expert is so many standard deviations away, by episode and step."""
-    envs = steps(num_envs, [len(episode) for episode in disagreements])
-    args = hg_dagger.Args(
-        episodes_per_round=len(disagreements), gate_threshold=0.5, gate_steps=3, **flags
-    )
-
-    def expert(obs):
-        rows = []
-        for episode, t in obs.astype(int):
-            known = 0 <= episode < len(disagreements) and t < len(disagreements[episode])
-            distance = disagreements[episode][t] if known else 9.0
-            rows.append([2.0 * distance])
-        return np.array(rows, np.float32)
-
-    return hg_dagger.drive(args, envs, novice(), expert, None, seed=0)
-
-
-def gate_on(steps, disagreements):
-    """In which steps the expert is in control: those that become labels."""
-    states, _, _, _ = drive_by_script(steps, [disagreements], 1)
-    controlled = set(states[:, 1].astype(int).tolist())
-    return "".join("E" if t in controlled else "." for t in range(len(disagreements)))
-
-
-# The running mean is m <- m + (distance - m) / 3. The expert (E) takes over where m > 0.5, and it
-# stays while m > 0.25.
-def test_the_gate_opens_late_and_closes_late(steps):
-    # m = 0.133, 0.222, 0.281, ... never reaches 0.5.
-    assert gate_on(steps, [0.4] * 12) == "............"
-    # One bad step is not enough: m = 0.467, 0.311, 0.207, 0.138.
-    assert gate_on(steps, [1.4, 0, 0, 0]) == "...."
-    # m = 0.333, 0.556, 0.470, 0.347, 0.265, 0.210, 0.173.
-    assert gate_on(steps, [1, 1, 0.3, 0.1, 0.1, 0.1, 0.1]) == ".EEEE.."
-    # m = 1.000, 0.700, 0.500, 0.467, 0.344, 0.263, 0.209.
-    assert gate_on(steps, [3, 0.1, 0.1, 0.4, 0.1, 0.1, 0.1]) == "EEEEEE."
-    # A disagreement that does not open the gate keeps it open: m goes to 0.4.
-    assert gate_on(steps, [3, *[0.4] * 11]) == "EEEEEEEEEEEE"
-    # It opens again: m = 0.667, 0.444, 0.296, 0.198, 0.799, 0.532, 0.355, 0.237.
-    assert gate_on(steps, [2, 0, 0, 0, 2, 0, 0, 0]) == "EEE.EEE."
-
-
-def test_the_gate_is_one_for_each_environment_and_begins_anew_with_each_episode(steps):
-    script = [
-        [1, 1, 0.3, 0.1, 0.1, 0.1, 0.1],  # .EEEE..
-        [0, 0, 3],  # ..E, still open at its end
-        [0.4] * 5,  # .....
-        [1.4, 0, 0, 0],  # ....
-    ]
-    expected = [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2)]
-    for num_envs in (1, 2, 3, 4):
-        states, labels, take_overs, expert_share = drive_by_script(steps, script, num_envs)
-        assert rows(states) == expected
-        distances = [2 * script[i][t] for i, t in states.astype(int)]
-        np.testing.assert_allclose(labels[:, 0], distances, rtol=1e-6)
-        assert len(take_overs) == 2
-        assert expert_share == pytest.approx(5 / 19)
-        executed = {state: action for state, action in Steps.log if state[0] >= 0}
-        for i, episode in enumerate(script):
-            for t, distance in enumerate(episode):
-                action = 2 * distance if (i, t) in expected else 0.0  # else the novice's
-                assert executed[i, t] == pytest.approx(action, rel=1e-6)
-
-
-def test_every_nth_step_of_the_experts_control_becomes_a_label(steps):
-    script = [[9.0] * 7, [9.0] * 4]
-    states, labels, _, expert_share = drive_by_script(steps, script, 2, label_every=3)
-    assert rows(states) == [(0, 0), (0, 3), (0, 6), (1, 0), (1, 3)]
-    assert len(labels) == 5
-    assert expert_share == 1.0
-
-
-class Person:
-    """In the place of HumanExpert: takes over in these steps of an episode."""
-
-    closed = False
-
-    def __init__(self, controlled):
-        self.controlled = controlled
-        self.kept = []
-        self.episodes = 0
-
-    def begin_episode(self):
-        self.episodes += 1
-
-    def __call__(self, obs, proposals):
-        gate = np.array([obs[0, 1] in self.controlled])
-        actions = by_expert(obs) if gate[0] else proposals
-        if gate[0]:
-            self.kept.append((obs[0], actions[0]))
-        return actions, gate
-
-    def corrections(self):
-        obs, actions = zip(*self.kept, strict=True)
-        return np.stack(obs), np.stack(actions)
-
-
-def test_a_persons_corrections_become_labels_and_the_doubts_are_those_of_the_take_overs(steps):
-    envs = steps(1, [6, 4])
-    policy = novice()
-    policy.act_and_doubt = lambda obs: (by_policy(obs), 100 * obs[:, 0] + obs[:, 1])
-    person = Person(controlled=[1, 2, 5, 0])
-    args = hg_dagger.Args(episodes_per_round=2)
-    result = hg_dagger.drive(args, envs, policy, None, person, seed=0)
-    states, labels, take_overs, expert_share = result
-    assert person.episodes == 2
-    assert rows(states) == [(0, 0), (0, 1), (0, 2), (0, 5), (1, 0), (1, 1), (1, 2)]
-    np.testing.assert_array_equal(labels, by_expert(states))
-    assert take_overs == [0, 5, 100]  # in the first step of each; 100 is a new episode's first
-    assert expert_share == pytest.approx(7 / 10)
-    for state, action in Steps.log:
-        controlled = state[1] in person.controlled
-        expected = by_expert(np.array([state]))[0, 0] if controlled else -5.0
-        assert action == pytest.approx(expected)
+# --- The novice of HG-DAgger; who acts and what becomes a label is in tests/test_labels.py ---
 
 
 @pytest.mark.parametrize("env_id", ["Hopper-v4", "CartPole-v1"])
@@ -346,25 +106,6 @@ def test_distance_is_measured_in_standard_deviations_and_between_categories():
     np.testing.assert_allclose(distance, [np.sqrt((1 + 4) / 2), 0.0])
     policy = hg_dagger.Policy(spaces[0], gym.spaces.Discrete(5), 4)
     assert policy.distance(np.array([1, 4]), np.array([1, 2])).tolist() == [0.0, 1.0]
-
-
-def test_tau_is_the_mean_of_the_last_quarter_of_the_doubts_so_far(monkeypatch):
-    drive = hg_dagger.drive
-    doubts = [[1.0, 2.0, 3.0, 4.0, 5.0], [9.0, 7.0, 3.0], []]
-
-    def drive_with_doubts(*args):
-        states, labels, _, expert_share = drive(*args)
-        return states, labels, doubts.pop(0), expert_share
-
-    monkeypatch.setattr(hg_dagger, "drive", drive_with_doubts)
-    flags = ["--env-id", "LaneChange-v0", *TINY, "--num-rounds", "3", "--num-updates", "8"]
-    main("hg_dagger", *flags)
-    _, results = results_in("runs")
-    # No doubt yet; two of 1, ..., 5; two of 1, ..., 5, 9, 7, 3; the same.
-    assert [line["tau"] for line in results["rounds"]] == [0.0, 4.5, 5.0, 5.0]
-    assert [line["take_overs"] for line in results["rounds"]] == [0, 5, 3, 0]
-    assert results["tau"] == 5.0
-    assert results["doubts"] == [1, 2, 3, 4, 5, 9, 7, 3]
 
 
 # --- Training ---
@@ -657,7 +398,7 @@ WRONG = {
     "demonstrations from nowhere": (["--demo-env-id", "Hoper-v4"], "Hoper-v4 cannot be made"),
     "demonstrations of another kind": (["--demo-env-id", "Hopper-v4"], "--demo-env-id Hopper-v4"),
     "no expert for the rounds": (
-        ["--env-id", "Steps-v0", "--dataset", "road/expert-v0"],
+        ["--env-id", "Pusher-v5", "--dataset", "road/expert-v0"],
         "--expert module:callable",
     ),
     "no expert for the demonstrations": (

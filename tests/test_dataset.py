@@ -15,6 +15,7 @@ import tyro
 
 import hg_dagger
 from experts import record
+from experts.driving import DrivingEnv
 from tests.test_cli import (
     ALL_SCRIPTS,
     DAGGERS,
@@ -128,6 +129,7 @@ def test_an_expert_of_ones_own_is_recorded(name, strangers):  # noqa: F811
         (["--env-id", "Blackjack-v1"], "a flat Box is needed"),
         (["--env-id", "MountainCar-v0"], "--expert module:callable"),
         (["--env-id", "strangers:Endless-v0"], "--max-episode-steps"),
+        (["--env-id", "Class-v0"], "is registered with a class"),
         (["--expert", "nowhere:expert"], "--expert nowhere:expert"),
     ],
 )
@@ -138,6 +140,7 @@ def test_wrong_input_is_refused_before_anything_is_played(
     monkeypatch,
     capsys,
 ):
+    gym.register("Class-v0", DrivingEnv, max_episode_steps=10)
     monkeypatch.setattr(gym.wrappers.TimeLimit, "reset", must_not_be_called)
     errors = refusal(["--env-id", "LaneChange-v0", "--dataset-id", "new-v0", *flags], capsys)
     assert errors.startswith("error: ")

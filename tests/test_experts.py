@@ -138,8 +138,9 @@ def mine(tmp_path, monkeypatch):
     )
     (tmp_path / "mine.py").write_text(code)
     (tmp_path / "needy.py").write_text("import a_module_that_nobody_has\n")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("mine", "needy"):
+    for name in ("mine", "needy", "broken"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -158,7 +159,8 @@ def test_a_callable_of_ones_own(mine):
         ("mine:", "mine:"),
         (":act", ":act"),
         ("nowhere:act", "nowhere"),
-        ("needy:act", "a_module_that_nobody_has"),
+        ("nowhere.deeper:act", "nowhere"),
+        ("mine.deeper:act", "mine"),
         ("mine:number", "mine:number"),
         (".mine:act", ".mine:act"),
     ],
@@ -170,6 +172,14 @@ def test_what_is_no_callable_is_refused_with_the_form(name, reason, mine):
     assert f"--expert {name}" in message
     assert reason in message
     assert "module:callable" in message
+
+
+@pytest.mark.parametrize(
+    "name, error", [("needy:act", ModuleNotFoundError), ("broken:act", ZeroDivisionError)]
+)
+def test_an_error_inside_the_module_is_the_users_own(name, error, mine):
+    with pytest.raises(error):
+        experts.load_expert("Hopper-v4", name)
 
 
 class Malice:
