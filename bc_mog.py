@@ -197,9 +197,10 @@ def make_envs(args, num_envs, **kwargs):
 Episode = namedtuple("Episode", "obs actions rewards info")
 
 
-def rollout(envs, act, num_episodes, seed):
+def rollout(envs, act, num_episodes, seed, title=None):
     """Play whole episodes; number k starts from the seed `seed + k`."""
     episodes = []
+    progress = tqdm(desc=title, unit=" steps", leave=False, disable=None)
     while len(episodes) < num_episodes:
         obs, _ = envs.reset(seed=seed + len(episodes))  # environment i gets this seed + i
         running = np.ones(envs.num_envs, dtype=bool)
@@ -213,10 +214,11 @@ def rollout(envs, act, num_episodes, seed):
                 fail(f"actions of shape {envs.action_space.shape} are needed, not {actions.shape}")
             next_obs, rewards, terminated, truncated, infos = envs.step(actions)
             steps.append((obs, actions, rewards, running))
+            progress.update(int(running.sum()))
             done = running & (terminated | truncated)
             for i in np.flatnonzero(done):
                 for key in ("is_success", "mode"):
-                    if key in infos and infos[f"_{key}"][i]:
+                    if isinstance(infos.get(key), np.ndarray) and infos[f"_{key}"][i]:
                         last_infos[i][key] = infos[key][i]
             running = running & ~done
             obs = next_obs
@@ -226,6 +228,7 @@ def rollout(envs, act, num_episodes, seed):
             mask = recorded[:, i]  # the steps of this environment's first episode
             columns = obs[mask, i], actions[mask, i], rewards[mask, i]
             episodes.append(Episode(*columns, last_infos[i]))
+    progress.close()
     return episodes[:num_episodes]
 
 
@@ -258,7 +261,8 @@ def collect_demonstrations(args, num_episodes):
             expert = load_expert(args.env_id, args.expert, args.seed)
         except gym.error.Error as error:
             fail(error)
-        episodes = rollout(envs, expert, num_episodes, seed=1_000_000 * args.seed)
+        seed = 1_000_000 * args.seed
+        episodes = rollout(envs, expert, num_episodes, seed, "demonstrations")
     for number, episode in enumerate(episodes):
         check_data(envs, episode.obs, episode.actions, f"demonstration {number}")
     return episodes
@@ -286,15 +290,17 @@ def evaluate(args, envs, policy, num_episodes):
     # The seeds of the demonstrations begin at 1_000_000 * args.seed, so these episodes are new.
     with torch.random.fork_rng():  # so that what is drawn here depends on the seed alone
         torch.manual_seed(args.seed)
-        episodes = rollout(envs, policy.act, num_episodes, seed=1_000_000 * args.seed + 500_000)
+        seed = 1_000_000 * args.seed + 500_000
+        episodes = rollout(envs, policy.act, num_episodes, seed, "evaluation")
     returns = [float(episode.rewards.sum()) for episode in episodes]
     results = {
         "eval_returns": returns,
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
     }
-    if any("is_success" in episode.info for episode in episodes):
-        successes = [episode.info for episode in episodes if episode.info.get("is_success")]
+    infos = [episode.info for episode in episodes]
+    if any("is_success" in info for info in infos):
+        successes = [info for info in infos if np.all(info.get("is_success", False))]
         results["success_rate"] = len(successes) / num_episodes
         results["modes"] = Counter(str(info["mode"]) for info in successes if "mode" in info)
     return results
@@ -386,6 +392,8 @@ def load_weights(policy, weights, path):
         policy.load_state_dict(weights)
     except RuntimeError as error:
         fail(f"--checkpoint {path} does not fit: {str(error).splitlines()[-1].strip()}")
+    if any(tensor.isnan().any() for tensor in weights.values()):
+        fail(f"--checkpoint {path} has weights that are not numbers")
 
 
 def make_run_dir(args):
@@ -429,16 +437,33 @@ def report(results, policy, run, seconds):
     print(f"{results['algorithm']} on {results['env_id']}: {score}; {seconds:.0f} s; {run}")
 
 
-def record_videos(args, policy, run):
-    """Three episodes, from the first seeds of the evaluation, as run/videos/*.mp4."""
-    kwargs = {"render_mode": "rgb_array"}
+def make_video_envs(args, **kwargs):
+    """One environment that renders; MuJoCo's camera follows the robot."""
     spec = gym.spec(args.env_id.split(":")[-1])  # of module:Env-v0, the module is imported by now
     if "gymnasium.envs.mujoco" in str(spec.entry_point):
-        kwargs["camera_name"] = "track"  # the default camera stands still
+        kwargs["camera_name"] = "track"
+    return make_envs(args, 1, render_mode="rgb_array", **kwargs)
+
+
+def check_rendering(args):
+    """Try it before the training: on a machine without a screen it may not work."""
+    envs = make_video_envs(args)
+    envs.reset()
+    try:
+        envs.render()
+    except Exception as error:
+        if not type(envs.envs[0].unwrapped).__module__.startswith("gymnasium"):
+            raise  # the user's own code
+        fail(f"--capture-video: {error}\nWithout a screen, MuJoCo needs MUJOCO_GL=egl.")
+    envs.close()
+
+
+def record_videos(args, policy, run):
+    """Three episodes, from the first seeds of the evaluation, as run/videos/*.mp4."""
     wrapper = functools.partial(
         gym.wrappers.RecordVideo, video_folder=str(run / "videos"), episode_trigger=lambda k: True
     )
-    envs = make_envs(args, 1, wrappers=[wrapper], **kwargs)
+    envs = make_video_envs(args, wrappers=[wrapper])
     evaluate(args, envs, policy, 3)
     envs.close()
 
@@ -455,6 +480,8 @@ def main(args):
     torch.manual_seed(args.seed)
     envs = make_envs(args, min(args.num_envs, args.eval_episodes))
     policy = make_policy(args, envs)
+    if args.capture_video:
+        check_rendering(args)
     if args.checkpoint:
         metadata, weights = read_checkpoint(args.checkpoint)
         load_weights(policy, weights, args.checkpoint)

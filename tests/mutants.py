@@ -56,8 +56,10 @@ reuse_its_array and bc_mse
     - np.array(act(obs.copy()))
     + act(obs.copy())
 tenth_as_many and bc_mse
-    - rollout(envs, expert, num_episodes, seed=1_000_000 * args.seed)
-    + rollout(envs, expert, num_episodes, seed=args.seed)
+    - seed = 1_000_000 * args.seed
+    -         episodes
+    + seed = args.seed
+    +         episodes
 tenth_as_many and bc_mse
     - args.num_demos + math.ceil(args.num_demos / 10)
     + args.num_demos + args.num_demos // 10
@@ -65,8 +67,8 @@ expert_gets_the_seed and bc_mse
     - load_expert(args.env_id, args.expert, args.seed)
     + load_expert(args.env_id, args.expert, 0)
 seeds_of_its_own and bc_mse
-    - seed=1_000_000 * args.seed + 500_000)
-    + seed=1_000_000 * args.seed)
+    - seed = 1_000_000 * args.seed + 500_000
+    + seed = 1_000_000 * args.seed
 counts_returns and bc_mse
     - episode.rewards.sum()) for episode
     + episode.rewards[-1]) for episode
@@ -74,7 +76,7 @@ counts_returns and bc_mse
     - len(successes) / num_episodes
     + len(successes) / len(successes)
 counts_returns and bc_mse
-    -  if episode.info.get("is_success")]
+    -  if np.all(info.get("is_success", False))]
     + ]
 leaves_out and bc_mse
     - for demo in demos[: args.num_demos])
@@ -183,8 +185,8 @@ disturbs_nothing and gaussian
     + torch.no_grad()
 disturbs_nothing and gaussian
     -         torch.manual_seed(args.seed)
-    -         episodes
-    +         episodes
+    -         seed =
+    +         seed =
 
 [bc_mog test_policies]
 
@@ -415,7 +417,7 @@ episodes_begin
     -             at_start()
     +         pass
 evaluation_clears
-    - , at_start=policy.queue.clear
+    - , at_start=clear
     +
 actions_ahead
     - np.minimum(t + np.arange(horizon), last)
@@ -540,8 +542,10 @@ every_nth and not hg
     - episode.obs[::label_every]
     + episode.obs[label_every - 1 :: label_every]
 a_million_times and not hg
-    - rollout(demo_envs, expert, args.num_demos, seed=1_000_000 * args.seed)
-    + rollout(demo_envs, expert, args.num_demos, seed=0)
+    - seed = 1_000_000 * args.seed
+    -         episodes
+    + seed = 0
+    +         episodes
 
 [dagger test_policies]
 

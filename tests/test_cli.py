@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import PendulumEnv
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -97,6 +99,20 @@ class Goal(Target):
         return {"is_success": True} if self.seed % 4 else {"is_success": True, "mode": "A"}
 
 
+class Talker(Target):
+    """Says at the end whatever `answer` is."""
+
+    answer = {}
+
+    def info(self):
+        return dict(self.answer)
+
+
+class Camera(Target):
+    def render(self):
+        raise ValueError("the lens is dirty")
+
+
 class Endless(Target):
     """One point for each step, without end."""
 
@@ -132,7 +148,7 @@ class Levers(Target):
     action_space = gym.spaces.Box(-1, 1, (2, 2))
 
 
-for kind in (Target, Goal, Blind, Broken, Odd, Table, Levers):
+for kind in (Target, Goal, Talker, Camera, Blind, Broken, Odd, Table, Levers):
     gym.register(f"{kind.__name__}-v0", f"strangers:{kind.__name__}", max_episode_steps=50)
 gym.register("Endless-v0", "strangers:Endless")
 
@@ -314,6 +330,22 @@ def test_videos_of_an_environment_of_ones_own(strangers):
     assert len(list((directory / "videos").glob("*.mp4"))) == 3
 
 
+@pytest.mark.parametrize("script", ALL_SCRIPTS)
+def test_videos_where_nothing_can_be_rendered_are_refused_before_the_training(
+    script, strangers, monkeypatch, capsys
+):
+    def fails(env):
+        raise RuntimeError("there is no screen")
+
+    monkeypatch.setattr(PendulumEnv, "render", fails)
+    errors = short_refusal(script, ["--env-id", "Pendulum-v1", "--capture-video"], capsys)
+    assert "there is no screen" in errors
+    assert "MUJOCO_GL=egl" in errors
+    with pytest.raises(ValueError, match="the lens is dirty"):
+        main(script, "--env-id", "strangers:Camera-v0", "--capture-video")
+    assert not Path("runs").exists()
+
+
 def test_flags_given_with_a_checkpoint_come_before_those_it_was_trained_with():
     directory, results = train("bc_mse", "runs", *ROAD)
     _, others = evaluate("others", directory / "policy.safetensors", "--eval-episodes", "2")
@@ -407,6 +439,32 @@ def test_an_episode_that_says_nothing_of_success_had_none(script, strangers):
     _, results = train(script, "runs", *flags, "--expert", "strangers:two")
     assert results["success_rate"] == 0.5
     assert results["modes"] == {"A": 2}  # of eight seeds
+
+
+@pytest.mark.parametrize("script", ALL_SCRIPTS)
+@pytest.mark.parametrize(
+    "answer, success_rate, modes",
+    [
+        ({"is_success": 1.0, "mode": 3}, 1.0, {"3": 4}),
+        ({"is_success": np.array([True]), "mode": "A"}, 1.0, {"A": 4}),
+        ({"is_success": np.array([True, False])}, 0.0, {}),
+        ({"is_success": None, "mode": "A"}, 0.0, {}),
+        ({"is_success": True, "mode": {"side": "A"}}, 1.0, {}),
+        ({"is_success": {"grasped": True}, "mode": "A"}, None, None),
+        ({"is_success": "", "mode": "A"}, 0.0, {}),
+    ],
+)
+def test_success_and_mode_of_any_type(script, answer, success_rate, modes, strangers, monkeypatch):
+    import strangers
+
+    module = importlib.import_module(script)
+    monkeypatch.setattr(strangers.Talker, "answer", answer)
+    args = module.Args(env_id="strangers:Talker-v0")
+    policy = SimpleNamespace(act=strangers.two, queue=[])
+    results = module.evaluate(args, module.make_envs(args, 2), policy, 4)
+    assert results.get("success_rate") == success_rate
+    assert results.get("modes") == modes
+    json.dumps(results)
 
 
 @pytest.mark.parametrize("script", ALL_SCRIPTS)
@@ -528,6 +586,10 @@ SHARED = {  # of all seven scripts
     "checkpoint that is code in disguise": (["--checkpoint", "evil"], "--checkpoint evil"),
     "truncated checkpoint": (["--checkpoint", "truncated"], "--checkpoint truncated"),
     "checkpoint of another project": (["--checkpoint", "foreign"], "--checkpoint foreign"),
+    "checkpoint that is not a number": (
+        ["--checkpoint", "nan"],
+        "--checkpoint nan has weights that are not numbers",
+    ),
     "checkpoint of another algorithm": (["--checkpoint", "other"], "--checkpoint other"),
     "checkpoint of another shape": (
         ["--checkpoint", "shape", "--env-id", "strangers:Target-v0"],
@@ -587,6 +649,9 @@ def test_wrong_input_is_answered_in_a_line_and_leaves_nothing(
     other = ALL_SCRIPTS[ALL_SCRIPTS.index(script) - 1]
     shutil.copy(checkpoints(script), "shape")
     shutil.copy(checkpoints(other), "other")
+    spoilt = load_file("shape")
+    spoilt[next(name for name in spoilt if name.endswith("weight"))][0] = float("nan")
+    save_file(spoilt, "nan", {"metadata": json.dumps(metadata_of("shape"))})
     Path("truncated").write_bytes(Path("shape").read_bytes()[:-5])
     Path("file").write_text("not a directory")
     Path("evil").write_bytes(pickle.dumps(Evil()))

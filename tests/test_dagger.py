@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import experts
 import hg_dagger
@@ -32,6 +32,7 @@ from tests.test_cli import (
     as_if_alone,  # noqa: F401  # applies to all tests here
     evaluate,
     main,
+    metadata_of,
     refusal,
     results_in,
     short_refusal,
@@ -323,6 +324,28 @@ def test_what_cannot_be_resumed_is_left_alone(script, capsys):
         assert f"--resume {run} does not fit" in short_refusal(script, flags, capsys)
     flags = ["--resume", str(run), "--checkpoint", str(run / "policy.safetensors")]
     assert "give either checkpoint or resume" in refusal(script, flags, capsys)
+
+
+@pytest.mark.parametrize("script", DAGGERS)
+def test_a_state_that_somebody_has_changed_is_refused(script, capsys):
+    main(script, "--env-id", "LaneChange-v0", *TINY, "--num-rounds", "1")
+    run, _ = results_in("runs")
+    path = run / "state.safetensors"
+    whole = load_file(path)
+    header = {"metadata": json.dumps(metadata_of(path))}
+    nan = torch.full_like(whole["obs"], float("nan"))
+    large = torch.full_like(whole["actions"], 7.0)
+    for change, expected in [
+        ({"obs": nan}, "has observations that are not"),
+        ({"actions": large}, "has actions that are not in"),
+        ({"obs": whole["obs"][:, :2].contiguous()}, "has observations that are not"),
+    ]:
+        save_file(whole | change, path, header)
+        errors = short_refusal(script, ["--resume", str(run)], capsys)
+        assert f"--resume {run} {expected}" in errors
+    del whole["obs"]
+    save_file(whole, path, header)
+    assert f"--resume {run} has no labels" in short_refusal(script, ["--resume", str(run)], capsys)
 
 
 class Tired:

@@ -72,7 +72,7 @@ NAMED = [  # asked for by name
     ("hg_dagger", "labels.append(corrections[running])"),
     ("hg_dagger", '"doubts"][: math.ceil(len('),
     ("bc_mse", "held_out = to_tensors(demos[: args.num_demos]"),
-    ("bc_mse", "seed=1_000_000 * args.seed)"),
+    ("bc_mse", "seed = 1_000_000 * args.seed"),
     ("bc_mog", "shifted = drawn"),
     ("bc_diffusion", "(x0 - prediction).square()"),
 ]
