@@ -202,7 +202,7 @@ def drive(args, envs, policy, expert, human, seed):
         gate = np.zeros(envs.num_envs, dtype=bool)  # g(s): the expert is in control
         disagreement = np.zeros(envs.num_envs)
         step = 0
-        while running.any() and not (human and human.closed):
+        while running.any() and not (human and human.round_over):
             proposals, doubt = policy.act_and_doubt(obs)
             previous_gate = gate
             if human:
@@ -254,7 +254,8 @@ def hg_dagger(args, policy, obs, actions, envs, round_envs, human, run, writer, 
         if number > 0:
             expert = None if human else get_expert(args, seed)
             if human:
-                human.begin_round(run / f"corrections_{number}", f"round {number}")
+                directory = run / f"corrections_{number}"
+                human.begin_round(directory, number, args.num_rounds, args.episodes_per_round)
             states, labels, take_overs, expert_share = drive(
                 args, round_envs, policy, expert, human, seed
             )
@@ -267,11 +268,12 @@ def hg_dagger(args, policy, obs, actions, envs, round_envs, human, run, writer, 
         last_quarter = metadata["doubts"][-math.ceil(len(metadata["doubts"]) / 4) :]
         metadata["tau"] = float(np.mean(last_quarter)) if last_quarter else 0.0  # (4)
         begin = time.time()
-        loss = train(args, policy, obs, actions, num_updates, progress)
+        loss = train(args, policy, obs, actions, num_updates, progress, human)
         if not math.isfinite(loss):
             fail(f"the loss is {loss} after round {number}; lower --learning-rate")
         metadata["train_seconds"] += time.time() - begin
-        return_mean = evaluate(args, envs, policy, envs.num_envs)["return_mean"]
+        watched = human.watch(policy) if human else policy  # so that the window stays alive
+        return_mean = evaluate(args, envs, watched, envs.num_envs)["return_mean"]
         summary = {
             "expert_labels": len(obs),
             "expert_share": float(expert_share),
@@ -288,12 +290,16 @@ def hg_dagger(args, policy, obs, actions, envs, round_envs, human, run, writer, 
             writer.add_scalar(f"round/{name}", value, len(obs))
         postfix = {"round": number, "labels": len(obs), "last_return": f"{return_mean:.2f}"}
         progress.set_postfix(postfix)
-        if human and human.closed:
-            break
+        if human:
+            human.summary = f"so far: {len(obs):,} labels, return {return_mean:.2f}"
+            if human.closed:
+                break
+    if human:
+        human.close()
     progress.close()
 
 
-def train(args, policy, obs, actions, num_updates, progress):
+def train(args, policy, obs, actions, num_updates, progress, human=None):
     """Gradient steps on all labels so far, with a fresh optimiser; returns the last loss."""
     policy.set_statistics(obs, actions)
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
@@ -308,6 +314,8 @@ def train(args, policy, obs, actions, num_updates, progress):
         loss.backward()
         optimizer.step()
         progress.update()
+        if human:
+            human.show_training(update / num_updates, len(obs))
     return loss.item()
 
 

@@ -3,18 +3,28 @@
     pip install 'minari[create,hdf5]'
     python -m experts.record --env-id Hopper-v4 --episodes 20 --dataset-id hopper/expert-v0
 
+With `--run` it is the episodes of the rounds that a person drove, in a run of
+`hg_dagger.py --gate human`. Their infos hold `by_person` (T + 1,): entry t + 1 says whether the
+person chose action t, or the novice did.
+
+    python -m experts.record --run runs/LaneChange-v0__hg_dagger__0__1795713267 --dataset-id me-v0
+
 Minari keeps it in the directory that the variable MINARI_DATASETS_PATH names, otherwise in
 ~/.minari/datasets.
 """
 
+import json
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import torch
 import tyro
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
 
 from experts import load_expert
 
@@ -27,6 +37,7 @@ class Args:
     seed: int = 0  # of the first episode and of the expert
     max_episode_steps: int | None = None  # None: the environment's own limit
     expert: str | None = None  # your own expert, as module:callable
+    run: str | None = None  # in place of an expert: a run of hg_dagger.py with --gate human
 
     def __post_init__(self):  # tyro shows what is raised here as a usage error
         if self.episodes < 1:
@@ -85,10 +96,8 @@ def make_env(args):
     return env
 
 
-def main(args):
-    torch.set_num_threads(1)  # as in the scripts
-    minari = import_minari()
-    check_dataset_id(minari, args.dataset_id)
+def record_expert(minari, args):
+    """Play episodes, and write them as a data set."""
     env = make_env(args)
     try:
         expert = load_expert(args.env_id, args.expert, args.seed)
@@ -106,11 +115,53 @@ def main(args):
                 fail(f"the action {action} of the expert is not in {env.action_space}")
             obs, _, terminated, truncated, _ = collector.step(action)
             done = terminated or truncated
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a local data set needs no author and no link to code
-        dataset = collector.create_dataset(args.dataset_id, algorithm_name="expert")
+    dataset = collector.create_dataset(args.dataset_id, algorithm_name="expert")
     collector.close()
+    return dataset
+
+
+def record_run(minari, args):
+    """Write the episodes of the rounds of a run, in which a person drove, as a data set."""
+    try:
+        with safe_open(Path(args.run) / "state.safetensors", framework="np") as file:
+            run_args = json.loads(file.metadata()["metadata"])["args"]
+        paths = sorted(Path(args.run).glob("episodes_*/*.safetensors"))
+        episodes = [load_file(path) for path in paths]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        fail(f"--run {args.run} is not a run of hg_dagger.py: {error}")
+    if not episodes:
+        fail(f"--run {args.run} has no episodes of a person; it needs --gate human")
+
+    buffers = []
+    for number, episode in enumerate(episodes):
+        truncated = episode["truncated"]
+        truncated[-1] |= not episode["terminated"][-1]  # also where the person ended it
+        buffer = minari.data_collector.EpisodeBuffer(
+            id=number,
+            observations=episode["obs"],
+            actions=episode["actions"],
+            rewards=episode["rewards"].tolist(),
+            terminations=episode["terminated"].tolist(),
+            truncations=truncated.tolist(),
+            infos={"by_person": np.concatenate([[False], episode["by_person"]])},
+        )
+        buffers.append(buffer)
+    limit = run_args["max_episode_steps"]
+    env = make_env(replace(args, env_id=run_args["env_id"], max_episode_steps=limit))
+    return minari.create_dataset_from_buffers(
+        args.dataset_id, buffers, env=env, algorithm_name="a person and hg_dagger.py"
+    )
+
+
+def main(args):
+    torch.set_num_threads(1)  # as in the scripts
+    minari = import_minari()
+    check_dataset_id(minari, args.dataset_id)
+    with warnings.catch_warnings():
+        # A local data set needs no author and no link to code.
+        warnings.filterwarnings("ignore", module="minari")
+        record = record_run if args.run else record_expert
+        dataset = record(minari, args)
     print(f"{dataset.id}: {dataset.total_episodes} episodes, {dataset.total_steps:,} steps")
 
 

@@ -626,8 +626,8 @@ person_acts
 person_acts
     - human.begin_episode()
     + pass
-closing_the_window
-    -  and not (human and human.closed)
+where_the_person_ends_it
+    -  and not (human and human.round_over)
     +
 tau_is
     - metadata["doubts"][-math.ceil(len(metadata["doubts"]) / 4) :]

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import experts
 import hg_dagger
+from experts import human
 from experts.human import HumanExpert
 from tests import kills
 from tests.test_cli import (
@@ -482,7 +483,8 @@ def person_in(env_id, directory):
     envs = gym.make_vec(env_id, 1, "sync", render_mode="rgb_array")
     person = HumanExpert(envs, env_id)
     person.fps = 0  # without waiting
-    person.begin_round(directory, "round 1")
+    press(person.pygame, "space")
+    person.begin_round(directory, 1, 2, 4)
     person.begin_episode()
     return person
 
@@ -536,7 +538,8 @@ def test_a_correction_under_way_is_on_disk_and_a_new_episode_begins_another(pyga
     person(obs, np.array([0]))
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     assert person.corrections()[1].tolist() == [1, 1, 0]
-    person.begin_round(tmp_path / "next", "round 2")
+    press(pygame, "space")
+    person.begin_round(tmp_path / "next", 2, 2, 4)
     obs, actions = person.corrections()
     assert obs.shape == (0, 4)
     assert actions.shape == (0,)
@@ -568,21 +571,38 @@ HUMAN += ["--episodes-per-round", "2", "--ensemble-size", "2"]
 
 @pytest.fixture
 def at_frame(pygame, monkeypatch):
-    """A function that says what the person does when, in frames of the window: a dict."""
+    """A function that says what the person does when, in frames of the rounds: a dict.
+
+    Where the window waits for the space bar, it is pressed. The list that comes back has what the
+    window said, frame by frame.
+    """
     show = HumanExpert.show
+    draw = HumanExpert.draw
     frames = []
+    said = []
 
     def plan(actions):
         frames.clear()
+        said.clear()
 
         def show_and_act(person):
             frames.append(person)
-            person.fps = 0
             if len(frames) in actions:
                 actions[len(frames)]()
             show(person)
 
+        def draw_and_start(person, colour, status, panel=(), fraction=None):
+            person.fps = 0
+            said.append(" / ".join([status, *panel]))
+            if status == "ready":
+                press(pygame, "space")
+            draw(person, colour, status, panel, fraction)
+
         monkeypatch.setattr(HumanExpert, "show", show_and_act)
+        monkeypatch.setattr(HumanExpert, "draw", draw_and_start)
+        always = property(lambda person: 0.0, lambda person, value: None)
+        monkeypatch.setattr(HumanExpert, "next_frame", always, raising=False)
+        return said
 
     return plan
 
@@ -650,6 +670,144 @@ def test_corrections_of_a_stopped_round_are_there_after_resuming(pygame, at_fram
     later = state["actions"][end : results["rounds"][1]["expert_labels"]]
     assert len(later) > 0
     assert (later == torch.tensor([-0.9, 0.0])).all()
+
+
+def test_escape_ends_the_round_and_the_run_goes_on(pygame, at_frame, capsys):
+    said = at_frame({30: lambda: press(pygame, "escape")})
+    main("hg_dagger", *HUMAN, "--num-rounds", "2")
+    run, results = results_in("runs")
+    assert len(results["rounds"]) == 3
+    assert len(list((run / "episodes_1").iterdir())) == 1  # of two episodes
+    assert len(list((run / "episodes_2").iterdir())) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "round 1 of 2: press the space bar in the window to start",
+        "round 1 of 2 ended: the novice learns, then round 2 of 2",
+        "round 2 of 2: press the space bar in the window to start",
+    ]
+    labels = results["rounds"][0]["expert_labels"]
+    score = f"so far: {labels} labels, return {results['rounds'][0]['return_mean']:.2f}"
+    assert said[0] == "demonstrations / The expert demonstrates"
+    assert f"training / The novice learns from {labels} labels / " in said[1]
+    training = f"training / The novice learns from {labels} labels / {score}"
+    assert f"{training} / Next: round 2 of 2" in said
+    assert any(text.startswith(f"ready / Round 1 of 2 / {score}") for text in said)
+    assert any(text.startswith("evaluation") for text in said)
+    score = f"so far: {labels} labels, return {results['rounds'][1]['return_mean']:.2f}"
+    assert any(f"{score} / Next: the final evaluation" in text for text in said)
+
+
+def test_p_pauses_the_world(pygame, tmp_path, monkeypatch):
+    person = person_in("LaneChange-v0", tmp_path)
+    draw = person.draw
+    seen = []
+
+    def draw_and_look(colour, status, panel=(), fraction=None):
+        seen.append((status, person.env.unwrapped.x))
+        if status == "paused" and len([said for said, _ in seen if said == "paused"]) == 5:
+            press(pygame, "p")
+        draw(colour, status, panel, fraction)
+
+    monkeypatch.setattr(person, "draw", draw_and_look)
+    press(pygame, "p")
+    person.env.step(np.zeros(2, np.float32))
+    paused = [x for status, x in seen if status == "paused"]
+    assert len(paused) == 5
+    assert len(set(paused)) == 1
+    assert len({x for status, x in seen if status != "paused"}) == 20
+
+
+def test_backspace_discards_the_last_correction(pygame, tmp_path):
+    person = person_in("CartPole-v1", tmp_path)
+
+    def step(*keys):
+        for key in keys:
+            press(pygame, key)
+        person(np.zeros((1, 4), np.float32), np.array([0]))
+
+    step("left")
+    step()
+    step("right")
+    step("right", "backspace")  # the one under way; what comes after it is another one
+    assert person.corrections()[1].tolist() == [0, 1]
+    step("backspace")
+    assert person.corrections()[1].tolist() == [0]
+    again = person_in("CartPole-v1", tmp_path)  # also one from before the run was stopped
+    press(pygame, "backspace")
+    again.show()
+    assert len(again.corrections()[1]) == 0
+    press(pygame, "backspace")  # nothing is left to discard
+    again.show()
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "LaneChange-v0"])
+def test_a_key_that_is_held_is_lit_in_the_same_frame(env_id, pygame, tmp_path, monkeypatch):
+    held = defaultdict(bool)
+    monkeypatch.setattr(pygame.key, "get_pressed", lambda: held)
+    person = person_in(env_id, tmp_path)
+    person.show()
+    before = pygame.surfarray.array3d(person.screen)
+    assert not (before == human.ORANGE).all(-1).any()
+    held[pygame.K_LEFT] = True
+    person.show()
+    after = pygame.surfarray.array3d(person.screen)
+    assert (after[:, 20] == human.ORANGE).all(-1).any()  # the bar
+    assert (after[:, 50] == human.ORANGE).all(-1).any()  # the key
+
+
+@pytest.mark.parametrize(
+    "env_id, keys, action",
+    [
+        ("LunarLanderContinuous-v3", ["up", "left"], [1.0, -1.0]),
+        ("LunarLanderContinuous-v3", ["space"], [0.0, 0.0]),
+        ("MountainCarContinuous-v0", ["right"], [1.0]),
+        ("Pendulum-v1", ["left"], [2.0]),
+        ("Pendulum-v1", ["left", "right"], [0.0]),
+        ("LunarLander-v3", ["up"], 2),
+        ("Acrobot-v1", ["right"], 2),
+        ("MountainCar-v0", ["space"], 1),
+    ],
+)
+def test_keys_of_other_environments(env_id, keys, action, pygame, tmp_path):
+    person = person_in(env_id, tmp_path)
+    space = person.action_space
+    for key in keys:
+        press(pygame, key)
+    proposals = np.array([space.sample()])
+    actions, gate = person(np.zeros((1, person.obs_dim)), proposals)
+    assert gate.tolist() == [True]
+    np.testing.assert_array_equal(actions, [action])
+    assert actions.dtype == proposals.dtype
+    for chosen, meaning in person.keys.values():
+        assert np.array(chosen, space.dtype) in space
+        assert meaning
+    obs, labels = person.corrections()
+    assert obs.shape == (1, person.obs_dim)
+    np.testing.assert_array_equal(labels, [action])
+
+
+def test_the_episodes_of_a_round_say_who_acted(pygame, at_frame):
+    at_frame({frame: lambda: press(pygame, "up") for frame in range(25, 50)})
+    main("hg_dagger", *HUMAN, "--num-rounds", "1")
+    run, _ = results_in("runs")
+    first, second = (load_file(path) for path in sorted((run / "episodes_1").iterdir()))
+    (path,) = run.glob("corrections_1/*.safetensors")
+    correction = load_file(path)
+    by_person = first["by_person"]
+    assert torch.equal(first["obs"][:-1][by_person], correction["obs"])
+    assert torch.equal(first["actions"][by_person], correction["actions"])
+    assert not second["by_person"].any()
+    for episode, seed in ((first, 1000), (second, 1001)):
+        num_steps = len(episode["actions"])
+        assert len(episode["obs"]) == num_steps + 1
+        assert len(episode["rewards"]) == len(episode["truncated"]) == num_steps
+        assert episode["terminated"].tolist() == [False] * (num_steps - 1) + [True]
+        env = gym.make("LaneChange-v0")
+        env.reset(seed=seed)
+        for t in range(num_steps):
+            obs, reward, *_ = env.step(episode["actions"][t].numpy())
+            np.testing.assert_array_equal(obs, episode["obs"][t + 1])
+            assert reward == pytest.approx(float(episode["rewards"][t]))
 
 
 def test_digits_are_the_keys_of_another_discrete_environment(pygame, tmp_path, monkeypatch):

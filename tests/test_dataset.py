@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import tyro
+from safetensors.numpy import save_file
 
 import hg_dagger
 from experts import record
@@ -101,6 +102,44 @@ def test_what_is_recorded_is_what_the_expert_did(capsys):
         assert done
     sides = {int(np.sign(episode.actions[3, 0])) for episode in episodes}
     assert sides == {-1, 1}
+
+
+def test_the_rounds_of_a_person_are_recorded(capsys):
+    run = Path("run")
+    (run / "episodes_1").mkdir(parents=True)
+    args = {"env_id": "LaneChange-v0", "max_episode_steps": None}
+    state = {"metadata": json.dumps({"args": args})}
+    save_file({"obs": np.zeros((1, 4))}, run / "state.safetensors", state)
+    flags = ["--run", "run", "--dataset-id", "person-v0"]
+    assert "no episodes of a person" in refusal(flags, capsys)
+    rng = np.random.default_rng(0)
+    expected = []
+    for number, terminated in enumerate((True, False)):  # the second was ended by the person
+        episode = {
+            "obs": rng.normal(size=(4, 4)).astype(np.float32),
+            "actions": rng.uniform(-1, 1, size=(3, 2)).astype(np.float32),
+            "rewards": rng.normal(size=3),
+            "terminated": np.array([False, False, terminated]),
+            "truncated": np.zeros(3, bool),
+            "by_person": np.array([False, True, False]),
+        }
+        expected.append(episode)
+        save_file(episode, run / "episodes_1" / f"{number}.safetensors")
+    assert write(*flags) == 0
+    assert capsys.readouterr().out == "person-v0: 2 episodes, 6 steps\n"
+    for episode, given in zip(episodes_of("person-v0"), expected, strict=True):
+        np.testing.assert_array_equal(episode.observations, given["obs"])
+        np.testing.assert_array_equal(episode.actions, given["actions"])
+        np.testing.assert_array_equal(episode.rewards, given["rewards"])
+        assert episode.infos["by_person"].tolist() == [False, False, True, False]
+        assert episode.terminations[-1] != episode.truncations[-1]
+    module = importlib.import_module("bc_mse")
+    read = module.read_dataset(module.Args(dataset="person-v0"), 2)
+    np.testing.assert_array_equal(read[1].actions, expected[1]["actions"])
+
+    (run / "state.safetensors").write_bytes(b"no such thing")
+    flags[-1] = "other-v0"
+    assert "--run run is not a run of hg_dagger.py" in refusal(flags, capsys)
 
 
 @pytest.mark.parametrize("name", ["answers", "in_place", "as_list"])
@@ -283,15 +322,25 @@ class Driver:
     """In the place of HumanExpert: drives in the first decision of each episode."""
 
     closed = False
+    round_over = False
 
     def __init__(self, envs, env_id):
         self.kept = []
 
-    def begin_round(self, directory, title):
+    def begin_round(self, directory, number, num_rounds, num_episodes):
         pass
 
     def begin_episode(self):
         pass
+
+    def show_training(self, fraction, num_labels):
+        pass
+
+    def watch(self, policy):
+        return policy
+
+    def close(self):
+        self.closed = True
 
     def __call__(self, obs, proposals):
         actions = np.full((1, 2), 0.5, np.float32)

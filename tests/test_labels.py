@@ -387,9 +387,9 @@ def test_corrections_of_another_shape_are_refused(capsys):
 class Person:
     """Drives in every third step, by 5; the corrections on disk are what becomes a label."""
 
-    def __init__(self, closes_after=None):
-        self.closed = False
-        self.closes_after = closes_after
+    def __init__(self, ends_after=None):
+        self.round_over = False
+        self.ends_after = ends_after
         self.num_calls = 0
         self.num_episodes = 0
 
@@ -398,7 +398,7 @@ class Person:
 
     def __call__(self, obs, proposals):
         self.num_calls += 1
-        self.closed = self.num_calls == self.closes_after
+        self.round_over = self.num_calls == self.ends_after
         drives = np.array([self.num_calls % 3 == 0])
         return np.full_like(proposals, 5.0), drives
 
@@ -427,8 +427,8 @@ def test_a_person_acts_while_driving_and_the_corrections_are_the_labels(endless)
     assert share == pytest.approx(1 / 3)
 
 
-def test_closing_the_window_ends_the_round(endless):
-    *_, done = human_drive(Person(closes_after=5))
+def test_a_round_ends_where_the_person_ends_it(endless):
+    *_, done = human_drive(Person(ends_after=5))
     assert len(done) == 5
 
 

@@ -40,7 +40,8 @@ ALLOWED = {
     ],
     "train": [
         ["bc_diffusion"],  # the moving average, and chunks
-        DAGGERS,  # only the gradient steps of one round
+        ["dagger"],  # only the gradient steps of one round
+        ["hg_dagger"],  # the same, while a person waits
     ],
     "parse_args": [DAGGERS],  # --resume
     "load_weights": [DAGGERS],  # --resume
@@ -69,7 +70,7 @@ DIFF_BUDGETS = {
     ("bc_mog", "bc_autoregressive"): 190,
     ("bc_mog", "bc_diffusion"): 280,
     ("bc_mse", "dagger"): 380,
-    ("dagger", "hg_dagger"): 250,
+    ("dagger", "hg_dagger"): 265,
 }
 
 # Fields of Args whose default or comment differs between scripts that have them.
