@@ -662,6 +662,14 @@ def test_wrong_input_is_answered_in_a_line_and_leaves_nothing(
 
 
 @pytest.mark.slow
+def test_wrong_and_odd_inputs_keep_to_the_rules():
+    command = [sys.executable, "-m", "tests.odd_inputs"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, [line for line in done.stdout.splitlines() if "| False |" in line]
+    assert done.stdout.count("| True |") >= 150
+
+
+@pytest.mark.slow
 def test_wrong_input_from_the_shell_shows_no_traceback(tmp_path):
     done = run("bc_mse", "--env-id", "Hoper-v4", cwd=tmp_path)
     assert done.returncode == 2

@@ -1,0 +1,96 @@
+"""Picture and video of a round of HG-DAgger at the keyboard; the keys are pressed by this script.
+
+    python -m benchmark.window
+
+Writes benchmark/figures/window.png, the window in six states, and window.mp4, the first round. The
+run is `hg_dagger.py --gate human` on LaneChange-v0, which learns from one demonstration at first.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from moviepy import ImageSequenceClip
+
+import hg_dagger
+from experts.driving import import_pygame
+from experts.human import HumanExpert
+
+FIGURES = Path(__file__).parent / "figures"
+FLAGS = ["--env-id", "LaneChange-v0", "--gate", "human", "--num-demos", "1", "--num-rounds", "1"]
+FLAGS += ["--episodes-per-round", "2", "--num-updates", "600", "--eval-episodes", "10"]
+WAITING = 20  # frames in which the script reads what the window says
+DRIVING = {  # in frames of the episodes: the key that goes down and the one that goes up
+    50: ("up", None),
+    110: (None, "up"),
+    150: ("p", None),
+}
+
+
+class Script:
+    """Presses keys, and keeps each frame of the window with what it says."""
+
+    def __init__(self, pygame):
+        self.pygame = pygame
+        self.held = set()
+        self.frames = []
+        self.num_driven = 0
+        self.draw = HumanExpert.draw
+
+    def is_pressed(self):
+        codes = {self.pygame.key.key_code(key) for key in self.held}
+        return type("Pressed", (), {"__getitem__": lambda _, code: code in codes})()
+
+    def press(self, key):
+        code = self.pygame.key.key_code(key)
+        self.pygame.event.post(self.pygame.event.Event(self.pygame.KEYDOWN, key=code))
+
+    def on_draw(self, person, colour, status, panel=(), fraction=None):
+        self.draw(person, colour, status, panel, fraction)
+        if person.closed:
+            return
+        person.fps = 0  # as fast as the machine can
+        pixels = self.pygame.surfarray.array3d(person.screen)
+        self.frames.append((status, np.transpose(pixels, (1, 0, 2)).copy()))
+        waited = [said for said, _ in self.frames[-WAITING:]].count(status)
+        if status == "ready" and waited == WAITING:
+            self.press("space")
+        if status == "paused" and waited == WAITING:
+            self.press("p")
+        if "control" in status or "take over" in status:
+            self.num_driven += 1
+            down, up = DRIVING.get(self.num_driven, (None, None))
+            if down:
+                self.press(down)
+                self.held.add(down)
+            self.held -= {up, "p"}
+
+
+def main():
+    os.environ["SDL_VIDEODRIVER"] = "dummy"
+    pygame = import_pygame()
+    script = Script(pygame)
+    pygame.display.get_driver = lambda: "a window that nobody sees"
+    pygame.key.get_pressed = script.is_pressed
+    HumanExpert.draw = lambda *args: script.on_draw(*args)
+    with tempfile.TemporaryDirectory() as run_dir:
+        hg_dagger.main(hg_dagger.parse_args([*FLAGS, "--run-dir", run_dir]))
+
+    by_status = {}
+    for status, frame in script.frames:
+        by_status.setdefault(status, []).append(frame)
+    states = ["training", "ready", "the novice is in control", "you take over"]
+    states += ["YOU are in control", "paused"]
+    tiles = [by_status[status][len(by_status[status]) // 2] for status in states]
+    rows = [np.concatenate(tiles[i : i + 2], axis=1) for i in range(0, 6, 2)]
+    picture = np.transpose(np.concatenate(rows), (1, 0, 2))
+    surface = pygame.surfarray.make_surface(picture)
+    half = pygame.transform.smoothscale(surface, [length // 2 for length in surface.get_size()])
+    pygame.image.save(half, FIGURES / "window.png")
+    clip = ImageSequenceClip([frame for _, frame in script.frames], fps=20)
+    clip.write_videofile(str(FIGURES / "window.mp4"), logger=None)
+
+
+if __name__ == "__main__":
+    main()
