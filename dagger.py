@@ -77,7 +77,7 @@ class Args:
     run_dir: str = "runs"  # each run makes its own directory in here
     # --- DAgger ---
     num_rounds: int = 10  # rounds after the demonstrations; 0 is behaviour cloning
-    episodes_per_round: int = 4
+    episodes_per_round: int = 4  # in each round
     label_every: int = 1  # keep the labels of every n-th step only, in the demonstrations too
     demo_env_id: str | None = None  # environment of the demonstrations, if it is another
     beta_schedule: Literal["indicator", "exponential", "linear"] = "indicator"

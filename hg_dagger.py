@@ -80,10 +80,10 @@ class Args:
     run_dir: str = "runs"  # each run makes its own directory in here
     # --- HG-DAgger ---
     num_rounds: int = 10  # rounds after the demonstrations; 0 is behaviour cloning
-    episodes_per_round: int = 4
+    episodes_per_round: int = 4  # in each round
     label_every: int = 1  # keep the labels of every n-th step only, in the demonstrations too
     demo_env_id: str | None = None  # environment of the demonstrations, if it is another
-    ensemble_size: int = 5  # E
+    ensemble_size: int = 5  # E, the networks whose mean acts
     gate: Literal["simulated", "human"] = "simulated"  # human: you, at the keyboard
     gate_threshold: float = 0.12  # disagreement at which the simulated expert takes over
     gate_steps: int = 5  # time constant of the running mean of the disagreement, in steps
