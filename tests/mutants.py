@@ -115,6 +115,42 @@ initialised and bc_mse
     - torch.manual_seed(args.seed)
     + pass
 
+[bc_mse test_cli]
+
+any_type and bc_mse
+    - isinstance(infos.get(key), np.ndarray) and
+    + key in infos and
+any_type and bc_mse
+    - np.all(info.get("is_success", False))
+    + info.get("is_success", False)
+rendered and bc_mse
+    -         check_rendering(args)
+    +         pass
+rendered and bc_mse
+    - raise  # the user's own code
+    + pass
+same_second and bc_mse
+    - except FileExistsError:
+    + except FileNotFoundError:
+answered_in_a_line and bc_mse and sensor
+    -  or not np.isfinite(obs).all()
+    +
+answered_in_a_line and bc_mse and bounds
+    - if not all(action in
+    + if False and not all(action in
+answered_in_a_line and bc_mse and number
+    - tensor.isnan().any()
+    + False
+flags_given_with_a_checkpoint
+    - , "args": asdict(args)}
+    + }
+answered_in_a_box and bc_mse and fast
+    - 0 < self.learning_rate < math.inf
+    + self.learning_rate > 0
+keep_their_traceback and bc_mse and battery
+    - except (gym.error.Error, ImportError) as error:
+    + except Exception as error:
+
 [bc_mse test_policies]
 
 squared_loss_is and bc_mse
@@ -447,6 +483,15 @@ leave_out and diffusion
 held_out_loss and diffusion
     - held_out = to_tensors(demos[args.num_demos :], args.horizon, args.device)
     + held_out = to_tensors(demos[: args.num_demos], args.horizon, args.device)
+
+[dagger test_dagger]
+
+somebody_has_changed and not hg
+    -     check_data(envs, obs.numpy(), actions.numpy(), f"--resume {run}")
+    +     pass
+may_be_given_more_rounds
+    - metadata["args"] = asdict(args)
+    + pass
 
 [dagger test_labels]
 

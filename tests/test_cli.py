@@ -136,6 +136,11 @@ class Broken(Target):
         raise ValueError("the motor is hot")
 
 
+class Unmade(Target):
+    def __init__(self):
+        raise ValueError("the battery is flat")
+
+
 class Odd(Target):
     action_space = gym.spaces.MultiBinary(3)
 
@@ -148,7 +153,7 @@ class Levers(Target):
     action_space = gym.spaces.Box(-1, 1, (2, 2))
 
 
-for kind in (Target, Goal, Talker, Camera, Blind, Broken, Odd, Table, Levers):
+for kind in (Target, Goal, Talker, Camera, Blind, Broken, Unmade, Odd, Table, Levers):
     gym.register(f"{kind.__name__}-v0", f"strangers:{kind.__name__}", max_episode_steps=50)
 gym.register("Endless-v0", "strangers:Endless")
 
@@ -351,7 +356,7 @@ def test_flags_given_with_a_checkpoint_come_before_those_it_was_trained_with():
     _, others = evaluate("others", directory / "policy.safetensors", "--eval-episodes", "2")
     assert others["eval_returns"] == results["eval_returns"][:2]
     _, others = evaluate("elsewhere", directory / "policy.safetensors", "--env-id", "Slalom-v0")
-    assert others["env_id"] == "Slalom-v0"
+    assert others["env_id"] == others["args"]["env_id"] == "Slalom-v0"
     assert others["eval_returns"] != results["eval_returns"]
     assert others["num_transitions"] == results["num_transitions"]
 
@@ -684,6 +689,7 @@ def test_wrong_input_from_the_shell_shows_no_traceback(tmp_path):
     "flags, message",
     [
         (["--env-id", "strangers:Broken-v0", "--expert", "strangers:two"], "the motor is hot"),
+        (["--env-id", "strangers:Unmade-v0", "--expert", "strangers:two"], "the battery is flat"),
         (
             ["--env-id", "strangers:Target-v0", "--expert", "strangers:broken"],
             "the expert has left",
