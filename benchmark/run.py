@@ -1,20 +1,23 @@
-"""Run the grids behind the README's tables, one process a run; finished cells are skipped.
+"""Run the grids behind the README's tables, one process a run, on Ray.
 
-    python -m benchmark.run --jobs 2                # behaviour cloning
-    python -m benchmark.run --jobs 2 --grid modes   # how often each mode occurs, 20 seeds
-    python -m benchmark.run --jobs 2 --grid closed  # cloning, DAgger and HG-DAgger with few labels
+    python -m benchmark.run                               # behaviour cloning, on all cores
+    python -m benchmark.run --grid modes --num-cpus 1     # how often each mode occurs, 20 seeds
+    python -m benchmark.run --grid closed --dry-run       # which runs are missing, and their time
+    python -m benchmark.run --address 10.0.0.1:6379       # on a Ray cluster
 
-Each run's results.json is kept as benchmark/results/<env_id>__<row>__<seed>.json. A failed cell is
-reported and left out; the next call tries it again. Delete a file to run its cell anew.
+Each run's results.json is kept as benchmark/results/<env_id>__<row>__<seed>.json as soon as it is
+there, so that Ctrl-C loses at most the runs under way. Finished ones are skipped; delete a file to
+run its cell anew. A run whose worker is killed is tried again, twice; one that fails is reported,
+and the next call tries it again. On a cluster the code travels from here and the results come back,
+so that the nodes need the requirements and share no files.
 """
 
 import importlib
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -103,7 +106,9 @@ class Args:
     env_ids: tuple[str, ...] = ()  # all of the grid where none are given
     scripts: tuple[str, ...] = ()  # all of the grid where none are given
     seeds: tuple[int, ...] = ()  # those of the grid where none are given
-    jobs: int = 1  # processes side by side, each on one thread
+    num_cpus: int | None = None  # runs side by side, each on one core; None: one for each core
+    address: str | None = None  # of a Ray cluster, in place of this machine
+    dry_run: bool = False  # only print what is missing
 
 
 def path_of(env_id, row, seed):
@@ -111,21 +116,77 @@ def path_of(env_id, row, seed):
     return RESULTS / f"{env_id}__{name}__{seed}.json"
 
 
-def run_cell(env_id, row, seed):
-    """True where the cell is finished."""
-    kept = path_of(env_id, row, seed)
-    if kept.exists():
-        return True
+def missing_cells(args):
+    """Triples of environment, row and seed that have no results yet."""
+    grid = GRIDS[args.grid]
+    cells = []
+    for env_id in args.env_ids or grid:
+        rows, seeds = grid[env_id]
+        for seed in args.seeds or seeds:
+            for row in rows:
+                is_chosen = not args.scripts or row.split()[0] in args.scripts
+                if is_chosen and not path_of(env_id, row, seed).exists():
+                    cells.append((env_id, row, seed))
+    return cells
+
+
+def estimated_seconds(env_id, row):
+    """The mean of the finished runs of this script in this environment; 300 where there is none."""
+    pattern = f"{env_id}__{row.split()[0]}[-_]*.json"
+    seconds = []
+    for path in RESULTS.glob(pattern):
+        seconds.append(json.loads(path.read_text())["total_seconds"])
+    return sum(seconds) / len(seconds) if seconds else 300
+
+
+def run_script(env_id, row, seed):
+    """In a worker: the text of results.json, and the line with which the script ends."""
     script, *flags = row.split()
     with tempfile.TemporaryDirectory() as run_dir:
         flags += ["--env-id", env_id, "--seed", str(seed), "--run-dir", run_dir]
         command = [sys.executable, f"{script}.py", *flags]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        print(done.stdout.strip() or f"FAILED {kept.stem}: {done.stderr.strip()}", flush=True)
-        if done.returncode == 0:
-            (path,) = Path(run_dir).glob("*/results.json")
-            shutil.move(path, kept)
-    return kept.exists()
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr[-2000:])
+        (path,) = Path(run_dir).glob("*/results.json")
+        return path.read_text(), done.stdout.strip()
+
+
+def run_cells(cells, address=None, num_cpus=None):
+    """Run the cells on Ray, and keep what they return; those that failed."""
+    import ray
+
+    where = {"address": address} if address else {"num_cpus": num_cpus, "include_dashboard": False}
+    excluded = [
+        ".git",
+        ".venv*",
+        "runs",
+        "benchmark/results",
+        "benchmark/figures",
+        "**/__pycache__",
+    ]
+    environment = {"working_dir": str(ROOT), "excludes": excluded}
+    ray.init(**where, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
+    task = ray.remote(num_cpus=1, max_retries=2)(run_script)
+    pending = {task.remote(*cell): cell for cell in cells}
+    failed = []
+    begin = time.time()
+    while pending:
+        (done,), _ = ray.wait(list(pending), num_returns=1)
+        cell = pending.pop(done)
+        try:
+            results, line = ray.get(done)
+            temporary = path_of(*cell).with_suffix(".tmp")
+            temporary.write_text(results)
+            temporary.replace(path_of(*cell))
+        except ray.exceptions.RayError as error:
+            failed.append(cell)
+            line = f"FAILED {path_of(*cell).stem}: {str(error).strip().splitlines()[-1]}"
+        num_done = len(cells) - len(pending)
+        minutes = (time.time() - begin) / num_done * len(pending) / 60
+        print(f"[{num_done} of {len(cells)}, {minutes:.0f} min left] {line}", flush=True)
+    ray.shutdown()
+    return failed
 
 
 def trained(script, env_id, seed, *flags):
@@ -145,18 +206,17 @@ def trained(script, env_id, seed, *flags):
 
 def main(args):
     RESULTS.mkdir(exist_ok=True)
-    grid = GRIDS[args.grid]
-    cells = []
-    for env_id in args.env_ids or grid:
-        rows, seeds = grid[env_id]
-        for seed in args.seeds or seeds:
-            for row in rows:
-                if not args.scripts or row.split()[0] in args.scripts:
-                    cells.append((env_id, row, seed))
-    with ThreadPoolExecutor(args.jobs) as pool:
-        finished = list(pool.map(lambda cell: run_cell(*cell), cells))
-    print(f"{sum(finished)} of {len(cells)} cells finished")
+    cells = missing_cells(args)
+    if args.dry_run:
+        for env_id, row, seed in cells:
+            print(f"{estimated_seconds(env_id, row):6.0f} s  {env_id}  {row}  --seed {seed}")
+        hours = sum(estimated_seconds(env_id, row) for env_id, row, _ in cells) / 3600
+        print(f"{len(cells)} runs are missing, about {hours:.1f} core hours")
+        return
+    failed = run_cells(cells, args.address, args.num_cpus) if cells else []
+    print(f"{len(cells) - len(failed)} runs finished, {len(failed)} failed")
+    sys.exit(len(failed) > 0)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    main(tyro.cli(Args, description=__doc__))
