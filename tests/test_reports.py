@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 import bc_mog
-from benchmark import report, scores
+from benchmark import chain, report, scores
 from experts import table
 
 
@@ -31,6 +31,18 @@ def test_experts_readme_shows_the_shipped_weights():
     text = (report.ROOT / "experts" / "README.md").read_text()
     assert table.BEGIN in text
     assert table.updated(text) == text
+
+
+def test_a_chain_without_recovery_makes_mistakes_with_the_square_of_the_horizon():
+    assert chain.exact(0.5, 3) == 0.5 + 0.75 + 0.875
+    rng = np.random.default_rng(0)
+    for recovers, expected in ((False, chain.exact(0.01, 50)), (True, 0.01 * 50)):
+        mistakes = chain.simulate(0.01, 50, recovers, rng)
+        assert mistakes.mean() == pytest.approx(expected, rel=0.05)
+    text = " ".join((report.ROOT / "README.md").read_text().split())
+    numbers = [chain.exact(0.001, horizon) for horizon in (10, 100, 1000)]
+    says = "{:.2f} mistakes in 10 steps, {:.0f} in 100 and {:.0f} in 1,000"
+    assert says.format(*numbers) in text
 
 
 def test_interquartile_mean_leaves_a_quarter_out_at_either_end():
