@@ -291,13 +291,15 @@ class HumanExpert:
             self.fps = 20
             self.env.unwrapped.on_frame = self.show
         else:
-            self.fps = self.env.metadata.get("render_fps", 30)
+            self.fps = round(self.env.metadata.get("render_fps") or 30)
         self.draw(GREY, "demonstrations", ["The expert demonstrates"])
         self.take_events()
 
     def take_events(self):
         """What the person did since the last frame."""
-        for event in [] if self.closed else self.pygame.event.get():
+        if self.closed:
+            return
+        for event in self.pygame.event.get():
             if event.type == self.pygame.QUIT:
                 tqdm.write("closed: the novice learns from what there is", file=sys.stderr)
                 self.close()
