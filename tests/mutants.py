@@ -801,8 +801,8 @@ def run_tests(folder, script, *arguments):
     import pytest
 
     sys.path = [path for path in sys.path if Path(path).resolve() != ROOT]
-    for name in list(sys.modules):  # a test that calls this has imported the repository's own
-        if (ROOT / name.split(".")[0]).exists() or (ROOT / f"{name}.py").exists():
+    for name in list(sys.modules):
+        if name.split(".")[0] == "tests":
             del sys.modules[name]
     os.chdir(folder)
     fixed = ["-q", "-o", "addopts=", "-p", "no:xdist", "-p", "no:cacheprovider"]

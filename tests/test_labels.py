@@ -181,7 +181,7 @@ class Rounds:
             return states, labels
         return states, labels, self.doubts[number - 1] if self.doubts else [], 0.5
 
-    def train(self, args, policy, obs, actions, num_updates, progress):
+    def train(self, args, policy, obs, actions, num_updates, progress, human=None):
         assert torch.equal(obs[:, :1], actions)
         self.trained.append((actions.flatten().tolist(), num_updates, torch.initial_seed()))
         return 0.0
