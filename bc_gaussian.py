@@ -15,7 +15,7 @@ Differences from the paper:
 
 At test time the action is mu(s); with --stochastic it is drawn from (1).
 
-    python bc_gaussian.py --env-id Hopper-v4  # 3731 ± 6 over 5 seeds, 3.8 min
+    python bc_gaussian.py --env-id Hopper-v4  # 3731 ± 6 over 5 seeds
 """
 
 import argparse

@@ -16,7 +16,7 @@ Differences from the papers:
 At test time a component is drawn by its weight, and its mean takes one mean-shift step (3) towards
 the mode that it belongs to: several components may share one.
 
-    python bc_mog.py --env-id Hopper-v4  # 3716 ± 37 over 5 seeds, 6.4 min
+    python bc_mog.py --env-id Hopper-v4  # 3716 ± 37 over 5 seeds
 """
 
 import argparse

@@ -26,7 +26,8 @@ STYLE = {
 
 def curves(env_id, row):
     """(labels, normalised return) of each seed: by round, or of the finished policy of cloning."""
-    for result in results_of(env_id, row):
+    _, seeds = CLOSED[env_id]
+    for result in results_of(env_id, row, seeds):
         if len(result["rounds"]) == 1:
             curve = [[result["expert_labels"], result["return_mean"]]]
         else:

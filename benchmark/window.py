@@ -8,6 +8,7 @@ run is `hg_dagger.py --gate human` on LaneChange-v0, which learns from one demon
 
 import os
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +34,10 @@ class Script:
 
     def __init__(self, pygame):
         self.pygame = pygame
-        self.held = set()
+        self.held = defaultdict(bool)  # by the code of a key, as pygame's own answer
         self.frames = []
         self.num_driven = 0
         self.draw = HumanExpert.draw
-
-    def is_pressed(self):
-        codes = {self.pygame.key.key_code(key) for key in self.held}
-        return type("Pressed", (), {"__getitem__": lambda _, code: code in codes})()
 
     def press(self, key):
         code = self.pygame.key.key_code(key)
@@ -63,8 +60,9 @@ class Script:
             down, up = DRIVING.get(self.num_driven, (None, None))
             if down:
                 self.press(down)
-                self.held.add(down)
-            self.held -= {up, "p"}
+                self.held[self.pygame.key.key_code(down)] = True
+            if up:
+                self.held[self.pygame.key.key_code(up)] = False
 
 
 def main():
@@ -72,7 +70,7 @@ def main():
     pygame = import_pygame()
     script = Script(pygame)
     pygame.display.get_driver = lambda: "a window that nobody sees"
-    pygame.key.get_pressed = script.is_pressed
+    pygame.key.get_pressed = lambda: script.held
     HumanExpert.draw = lambda *args: script.on_draw(*args)
     with tempfile.TemporaryDirectory() as run_dir:
         hg_dagger.main(hg_dagger.parse_args([*FLAGS, "--run-dir", run_dir]))

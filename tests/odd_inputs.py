@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import tempfile
+import traceback
 import warnings
 from pathlib import Path
 
@@ -286,15 +287,11 @@ def run(script, flags):
     module = importlib.import_module(script)
     rounds = ["--num-rounds", "1"] if script in DAGGERS else []
     warnings.simplefilter("ignore")
-    with contextlib.suppress(IndexError):
-        sys.argv = [f"{script}.py", *TINY, *rounds, *flags]
     try:
-        module.main(module.parse_args(sys.argv[1:]))
+        module.main(module.parse_args([*TINY, *rounds, *flags]))
     except SystemExit as exit_:
         return exit_.code or 0
     except BaseException:
-        import traceback
-
         traceback.print_exc()
         return 1
     return 0
