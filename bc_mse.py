@@ -18,7 +18,6 @@ At test time the action is pi(s).
 """
 
 import argparse
-import functools
 import json
 import math
 import re
@@ -401,20 +400,20 @@ def report(results, policy, run, seconds):
     print(f"{results['algorithm']} on {results['env_id']}: {score}; {seconds:.0f} s; {run}")
 
 
-def make_video_envs(args, **kwargs):
-    """One environment that renders; MuJoCo's camera follows the robot."""
+def make_video_envs(args):
+    """One environment that keeps its frames; MuJoCo's camera follows the robot."""
+    kwargs = {"render_mode": "rgb_array_list"}
     spec = gym.spec(args.env_id.split(":")[-1])  # of module:Env-v0, the module is imported by now
     if "gymnasium.envs.mujoco" in str(spec.entry_point):
         kwargs["camera_name"] = "track"
-    return make_envs(args, 1, render_mode="rgb_array", **kwargs)
+    return make_envs(args, 1, **kwargs)
 
 
 def check_rendering(args):
     """Try it before the training: on a machine without a screen it may not work."""
     envs = make_video_envs(args)
-    envs.reset()
     try:
-        envs.render()
+        envs.reset()  # renders the first frame
     except Exception as error:
         if not type(envs.envs[0].unwrapped).__module__.startswith("gymnasium"):
             raise  # the user's own code
@@ -424,11 +423,17 @@ def check_rendering(args):
 
 def record_videos(args, policy, run):
     """Three episodes, from the first seeds of the evaluation, as run/videos/*.mp4."""
-    wrapper = functools.partial(
-        gym.wrappers.RecordVideo, video_folder=str(run / "videos"), episode_trigger=lambda k: True
-    )
-    envs = make_video_envs(args, wrappers=[wrapper])
-    evaluate(args, envs, policy, 3)
+    from moviepy import ImageSequenceClip  # here, as it takes half a second
+
+    envs = make_video_envs(args)
+    frames_per_second = envs.metadata.get("render_fps", 30)
+    (run / "videos").mkdir()
+    for number in range(3):
+        seed = 1_000_000 * args.seed + 500_000 + number
+        rollout(envs, policy.act, 1, seed, "video")
+        (frames,) = envs.render()  # all since the start of the episode
+        clip = ImageSequenceClip(frames, fps=frames_per_second)
+        clip.write_videofile(run / "videos" / f"episode-{number}.mp4", logger=None)
     envs.close()
 
 

@@ -48,11 +48,12 @@ class DrivingEnv(gym.Env):
     An episode starts with y uniform in ±0.8 m, no lateral velocity and a speed in 9-11 m/s;
     `disturbed`: y in ±4 m, lateral velocity in ±1 m/s and speed in 8-12 m/s.
 
-    The human render mode opens a window and plays in real time. `on_frame`, if set, is called at a
-    reset and after each physics step.
+    Render modes: `human` opens a window and plays in real time, `rgb_array` returns the current
+    frame, `rgb_array_list` all frames since the last call, 20 for each second of driving.
+    `on_frame`, if set, is called at a reset and after each physics step.
     """
 
-    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 2}
+    metadata = {"render_modes": ["human", "rgb_array", "rgb_array_list"], "render_fps": 2}
 
     def __init__(self, num_obstacles=1, decision_hz=1, disturbed=False, render_mode=None):
         if PHYSICS_HZ % decision_hz:
@@ -64,10 +65,17 @@ class DrivingEnv(gym.Env):
 
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.metadata = self.metadata | {"render_fps": max(2, decision_hz)}
         self.render_mode = render_mode
         self.screen = None
-        self.on_frame = self.render if render_mode == "human" else None
+        self.frames = []
+        self.on_frame = None
+        frames_per_second = max(2, decision_hz)
+        if render_mode == "human":
+            self.on_frame = self.render
+        elif render_mode == "rgb_array_list":
+            self.on_frame = lambda: self.frames.append(self._draw())
+            frames_per_second = PHYSICS_HZ
+        self.metadata = self.metadata | {"render_fps": frames_per_second}
 
     def reset(self, *, seed=None, options=None):
         """`options` may hold the start's `y` (m), `speed` and `lateral_velocity` (m/s)."""
@@ -87,6 +95,7 @@ class DrivingEnv(gym.Env):
         self.mode = ""
         self.crashed = False
         self.trail = [(self.x, self.y)]
+        self.frames = []
         if self.on_frame:
             self.on_frame()
         return self._observation(), {}
@@ -140,6 +149,13 @@ class DrivingEnv(gym.Env):
 
     def render(self):
         """The road from above, the car driving to the right: (200, 960, 3) uint8, or a window."""
+        if self.render_mode == "rgb_array_list":
+            frames = self.frames
+            self.frames = []
+            return frames
+        return self._draw()
+
+    def _draw(self):
         pygame = import_pygame()
         if self.screen is None:
             self._open_screen()

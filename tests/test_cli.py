@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.classic_control import PendulumEnv
+from moviepy import VideoFileClip
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -324,7 +325,12 @@ def test_end_to_end(script, tmp_path):
 @pytest.mark.parametrize("script", LIGHT)
 def test_videos(script, capfd):
     directory, _ = train(script, "runs", *ROAD, "--capture-video")
-    assert len(list((directory / "videos").glob("*.mp4"))) == 3
+    videos = sorted((directory / "videos").iterdir())
+    assert [path.name for path in videos] == [f"episode-{number}.mp4" for number in range(3)]
+    for path in videos:
+        with VideoFileClip(str(path)) as video:
+            assert video.fps == 20
+            assert 2 < video.duration < 10  # seconds, as long as the drive
     captured = capfd.readouterr()
     assert captured.err == ""
     assert captured.out.count("\n") == 1

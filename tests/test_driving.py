@@ -1,6 +1,7 @@
 """The driving environments do what they say, and their expert drives every mode evenly."""
 
 from collections import Counter
+from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -172,6 +173,19 @@ def test_frames_between_two_decisions_are_announced():
     env.step(np.zeros(2, np.float32))
     assert len(frames) == 1 + 20
     assert frames == sorted(frames)
+
+
+def test_a_video_has_every_physics_step():
+    env = gym.make("LaneChange-v0", render_mode="rgb_array_list")
+    env.reset(seed=1)
+    env.reset(seed=0)
+    env.step(np.zeros(2, np.float32))
+    frames = env.render()
+    assert len(frames) == 1 + 20
+    assert all(frame.shape == (200, 960, 3) for frame in frames)
+    assert all((before != after).any() for before, after in pairwise(frames))
+    assert env.render() == []
+    assert env.metadata["render_fps"] == 20
 
 
 def test_an_action_that_is_not_finite_is_refused():
