@@ -34,6 +34,9 @@ ALLOWED = {
         SAMPLERS,  # draw actions, from a seed of their own
         ["bc_diffusion"],  # draws actions too, and clears its queue
     ],
+    "record_videos": [
+        ["bc_diffusion"],  # clears its queue
+    ],
     "describe": [
         ["dagger"],  # counts labels round by round
         ["hg_dagger"],  # keeps its doubts and tau as well
