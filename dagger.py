@@ -159,7 +159,8 @@ def drive(args, envs, policy, expert, beta, seed):
     for episode in range(0, args.episodes_per_round, envs.num_envs):
         obs, _ = envs.reset(seed=seed + episode)
         running = episode + np.arange(envs.num_envs) < args.episodes_per_round
-        step = 0
+        # From a random number on: else of an episode that soon fails only the start is labelled.
+        step = rng.integers(args.label_every, size=envs.num_envs)
         while running.any():
             by_expert = np.array(expert(obs.copy()))
             if by_expert.shape != envs.action_space.shape:
@@ -168,9 +169,9 @@ def drive(args, envs, policy, expert, beta, seed):
             expert_acts = rng.random(envs.num_envs) < beta
             actions[expert_acts] = by_expert[expert_acts]  # (1)
 
-            if step % args.label_every == 0:
-                visited.append(obs[running])
-                labels.append(by_expert[running])  # pi*(s) of (2), whoever acted
+            is_labelled = running & (step % args.label_every == 0)
+            visited.append(obs[is_labelled])
+            labels.append(by_expert[is_labelled])  # pi*(s) of (2), whoever acted
 
             obs, _, terminated, truncated, _ = envs.step(actions)
             running = running & ~(terminated | truncated)

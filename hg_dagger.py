@@ -189,6 +189,7 @@ class Policy(nn.Module):
 
 def drive(args, envs, policy, expert, human, seed):
     """One round: states (T, obs_dim) and labels of the expert's control, and what to report."""
+    rng = np.random.default_rng(seed)
     states = []
     labels = []
     take_overs = []
@@ -200,7 +201,8 @@ def drive(args, envs, policy, expert, human, seed):
         running = episode + np.arange(envs.num_envs) < args.episodes_per_round
         gate = np.zeros(envs.num_envs, dtype=bool)  # g(s): the expert is in control
         disagreement = np.zeros(envs.num_envs)
-        step = 0
+        # From a random number on: else of an episode that soon fails only the start is labelled.
+        step = rng.integers(args.label_every, size=envs.num_envs)
         while running.any() and not (human and human.round_over):
             proposals, doubt = policy.act_and_doubt(obs)
             previous_gate = gate
@@ -218,9 +220,9 @@ def drive(args, envs, policy, expert, human, seed):
 
             actions = proposals.copy()
             actions[gate] = corrections[gate]  # (1)
-            if step % args.label_every == 0:
-                states.append(obs[running & gate])
-                labels.append(corrections[running & gate])  # pi*(s) of (2)
+            is_labelled = running & gate & (step % args.label_every == 0)
+            states.append(obs[is_labelled])
+            labels.append(corrections[is_labelled])  # pi*(s) of (2)
             takes_over = gate & ~previous_gate
             take_overs += doubt[running & takes_over].tolist()
             controlled += gate[running].tolist()

@@ -523,8 +523,11 @@ whoever_acts
     - running = running & ~(terminated | truncated)
     + running = ~(terminated | truncated)
 every_nth
-    - if step % args.label_every == 0:
-    + if True:
+    - (step % args.label_every == 0)
+    + True
+every_nth
+    - rng.integers(args.label_every, size=envs.num_envs)
+    + np.zeros(envs.num_envs, dtype=int)
 may_return_a_list
     - np.array(expert(obs.copy()))
     + expert(obs.copy())
@@ -636,8 +639,11 @@ opens_above
     - disagreement += (distance - disagreement) / args.gate_steps
     + disagreement += distance / args.gate_steps
 every_nth_step
-    - if step % args.label_every == 0:
-    + if True:
+    - (step % args.label_every == 0)
+    + True
+every_nth_step
+    - rng.integers(args.label_every, size=envs.num_envs)
+    + np.zeros(envs.num_envs, dtype=int)
 every_nth_step
     - takes_over = gate & ~previous_gate
     + takes_over = gate
