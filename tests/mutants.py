@@ -68,7 +68,15 @@ expert_gets_the_seed and bc_mse
     + load_expert(args.env_id, args.expert, 0)
 seeds_of_its_own and bc_mse
     - seed = 1_000_000 * args.seed + 500_000
+    -     episodes
     + seed = 1_000_000 * args.seed
+    +     episodes
+videos_show_the_first_episodes and bc_mse
+    - args.seed + 500_000 + number
+    + args.seed + 500_000
+videos_show_the_first_episodes and bc_mse
+    - rollout(envs, policy.act, 1, seed, "video")
+    + rollout(envs, policy.act, 2, seed, "video")
 counts_returns and bc_mse
     - episode.rewards.sum()) for episode
     + episode.rewards[-1]) for episode
@@ -469,7 +477,12 @@ after_each_optimiser_step
     + pass
 seeds_of_its_own and diffusion
     - seed = 1_000_000 * args.seed + 500_000
+    -         clear
     + seed = 1_000_000 * args.seed
+    +         clear
+videos_show_the_first_episodes and diffusion
+    - "video", at_start=policy.queue.clear)
+    + "video")
 disturbs_nothing and diffusion
     - with torch.random.fork_rng():
     + with torch.no_grad():
@@ -499,10 +512,10 @@ acts
     - actions[expert_acts] = by_expert[expert_acts]
     + pass
 whoever_acts
-    - labels.append(by_expert[running])
-    + labels.append(actions[running])
+    - labels.append(by_expert[is_labelled])
+    + labels.append(actions[is_labelled])
 whoever_acts
-    - visited.append(obs[running])
+    - visited.append(obs[is_labelled])
     + visited.append(obs)
 drawn_anew
     - rng.random(envs.num_envs) < beta
@@ -610,16 +623,14 @@ categories_may_start and not hg
 [hg_dagger test_labels]
 
 labels_are_those_of_the_steps
-    - states.append(obs[running & gate])
-    -                 labels.append(corrections[running & gate])
-    + states.append(obs[running])
-    +                 labels.append(corrections[running])
+    - running & gate & (step
+    + running & (step
 labels_where_they_disagree
-    - states.append(obs[running & gate])
-    + states.append(obs[gate])
+    - running & gate & (step
+    + gate & (step
 labels_where_they_disagree
-    - labels.append(corrections[running & gate])
-    + labels.append(proposals[running & gate])
+    - labels.append(corrections[is_labelled])
+    + labels.append(proposals[is_labelled])
 labels_where_they_disagree
     - actions[gate] = corrections[gate]
     + pass

@@ -68,7 +68,7 @@ def test_every_line_that_sets_a_seed_is_broken(script):
 
 
 NAMED = [  # asked for by name
-    ("hg_dagger", "labels.append(corrections[running])"),
+    ("hg_dagger", "running & (step"),
     ("hg_dagger", '"doubts"][: math.ceil(len('),
     ("bc_mse", "held_out = to_tensors(demos[: args.num_demos]"),
     ("bc_mse", "seed = 1_000_000 * args.seed"),

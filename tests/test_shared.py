@@ -205,6 +205,21 @@ def test_evaluation_has_seeds_of_its_own(script):
 
 
 @pytest.mark.parametrize("script", ALL_SCRIPTS)
+def test_videos_show_the_first_episodes_of_the_evaluation(script, tmp_path, monkeypatch):
+    module, args = args_for(script, seed=3)
+    policy = seed_sensitive_policy()
+    envs = walk_envs(1)
+    envs.render = lambda: ([np.zeros((16, 16, 3), np.uint8)],)
+    monkeypatch.setattr(module, "make_video_envs", lambda args: envs)
+    if script == "bc_diffusion":
+        policy.queue.append("an action of an earlier episode")
+    module.record_videos(args, policy, tmp_path)
+    assert [seed for seed in policy.seeds if seed >= 0] == [3_500_000, 3_500_001, 3_500_002]
+    assert not policy.queue
+    assert len(list((tmp_path / "videos").glob("*.mp4"))) == 3
+
+
+@pytest.mark.parametrize("script", ALL_SCRIPTS)
 def test_evaluation_counts_returns_successes_and_modes(script):
     module, args = args_for(script, seed=0)
     results = module.evaluate(args, walk_envs(3), seed_sensitive_policy(), 6)
