@@ -231,7 +231,7 @@ def drive(args, envs, policy, expert, human, seed):
             running = running & ~(terminated | truncated)
             step += 1
     if human:  # also what a run that was stopped in this round had recorded
-        states, labels = human.corrections()
+        states, labels = human.end_round()
     else:
         states = np.concatenate(states)
         labels = np.concatenate(labels)
@@ -255,8 +255,7 @@ def hg_dagger(args, policy, obs, actions, envs, round_envs, human, run, writer, 
         if number > 0:
             expert = None if human else get_expert(args, seed)
             if human:
-                directory = run / f"corrections_{number}"
-                human.begin_round(directory, number, args.num_rounds, args.episodes_per_round)
+                human.begin_round(run, number, args, metadata)
             states, labels, take_overs, expert_share = drive(
                 args, round_envs, policy, expert, human, seed
             )
@@ -291,10 +290,8 @@ def hg_dagger(args, policy, obs, actions, envs, round_envs, human, run, writer, 
             writer.add_scalar(f"round/{name}", value, len(obs))
         postfix = {"round": number, "labels": len(obs), "last_return": f"{return_mean:.2f}"}
         progress.set_postfix(postfix)
-        if human:
-            human.summary = f"so far: {len(obs):,} labels, return {return_mean:.2f}"
-            if human.closed:
-                break
+        if human and human.closed:
+            break
     if human:
         human.close()
     progress.close()

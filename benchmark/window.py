@@ -51,7 +51,7 @@ class Script:
         pixels = self.pygame.surfarray.array3d(person.screen)
         self.frames.append((status, np.transpose(pixels, (1, 0, 2)).copy()))
         waited = [said for said, _ in self.frames[-WAITING:]].count(status)
-        if status == "ready" and waited == WAITING:
+        if status in ("ready", "round over") and waited == WAITING:
             self.press("space")
         if status == "paused" and waited == WAITING:
             self.press("p")
@@ -79,7 +79,7 @@ def main():
     for status, frame in script.frames:
         by_status.setdefault(status, []).append(frame)
     states = ["training", "ready", "the novice is in control", "you take over"]
-    states += ["YOU are in control", "paused"]
+    states += ["YOU are in control", "round over"]
     tiles = [by_status[status][len(by_status[status]) // 2] for status in states]
     rows = [np.concatenate(tiles[i : i + 2], axis=1) for i in range(0, 6, 2)]
     picture = np.transpose(np.concatenate(rows), (1, 0, 2))

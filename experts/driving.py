@@ -161,7 +161,12 @@ class DrivingEnv(gym.Env):
             self._open_screen()
         self._draw_road()
         self._draw_cars()
-        text = f"{self.vx:4.1f} m/s   {'crashed' if self.crashed else self.mode}"
+        text = f"{self.vx:4.1f} m/s"
+        if self.crashed:
+            text += "   crashed"
+        elif self.mode:
+            sides = ["left" if side == "L" else "right" for side in self.mode]
+            text += f"   passed {', '.join(sides)}"
         self.screen.blit(self.font.render(text, True, (255, 255, 255)), (12, 12))
 
         if self.render_mode == "human":

@@ -15,9 +15,9 @@ from experts.driving import import_pygame
 # By the beginning of an environment's id: each key with its action and what it does. In Box action
 # spaces the actions of all keys that are held are added up, in Discrete ones the first one counts.
 ROAD_KEYS = {
-    "up": ((0.9, 0.0), "steer up"),
-    "down": ((-0.9, 0.0), "steer down"),
-    "space": ((0.0, 0.0), "to the middle"),
+    "up": ((0.9, 0.0), "upper lane"),
+    "down": ((-0.9, 0.0), "lower lane"),
+    "space": ((0.0, 0.0), "middle lane"),
     "right": ((0.0, 1.0), "faster"),
     "left": ((0.0, -1.0), "slower"),
 }
@@ -42,14 +42,14 @@ KEYS = {
     },
     "LunarLander-": {
         "up": (2, "main engine"),
-        "left": (1, "left engine"),
-        "right": (3, "right engine"),
+        "left": (1, "push left"),
+        "right": (3, "push right"),
         "space": (0, "engines off"),
     },
     "LunarLanderContinuous": {
         "up": ((1.0, 0.0), "main engine"),
-        "left": ((0.0, -1.0), "left engine"),
-        "right": ((0.0, 1.0), "right engine"),
+        "left": ((0.0, -1.0), "push left"),
+        "right": ((0.0, 1.0), "push right"),
         "space": ((0.0, 0.0), "engines off"),
     },
     "Pendulum": {
@@ -57,6 +57,15 @@ KEYS = {
         "right": ((-2.0,), "torque clockwise"),
         "space": ((0.0,), "no torque"),
     },
+}
+GOALS = {  # by the beginning of an environment's id, too
+    "LaneChange": "Pass the red car on either side, and reach the white line.",
+    "Slalom": "Pass each red car on either side, and reach the white line.",
+    "CartPole": "Keep the pole upright, and the cart in the picture.",
+    "Acrobot": "Swing the tip above the line.",
+    "MountainCar": "Reach the flag.",
+    "LunarLander": "Land softly between the flags.",
+    "Pendulum": "Swing the pendulum up, and keep it there.",
 }
 ARROWS = {  # triangles, in pixels: pygame's font has no arrows
     "up": [(0, 12), (7, 0), (14, 12)],
@@ -72,6 +81,7 @@ BLUE = (52, 92, 150)  # the novice is in control
 ORANGE = (226, 120, 20)  # the person is
 GREY = (84, 84, 92)  # nobody is
 HEADER_HEIGHT = 112  # pixels above the picture: who is in control, the keys, the commands
+PANEL_HEIGHT = 176  # and below it: what happens, and what comes next
 
 
 class HumanExpert:
@@ -94,51 +104,80 @@ class HumanExpert:
         self.recorder = EpisodeRecorder(envs.envs[0])
         self.env = envs.envs[0] = self.recorder
         self.drives_car = hasattr(self.env.unwrapped, "on_frame")
-        self.keys = self.choose_keys(env_id.split(":")[-1])
+        name = env_id.split(":")[-1]
+        self.keys = self.choose_keys(name)
+        goals = [goal for beginning, goal in GOALS.items() if name.startswith(beginning)]
+        self.goal = goals[0] if goals else ""
 
+        self.stage = "waiting"  # then "driving", and "review" after the last episode of a round
         self.closed = False
         self.round_over = False
         self.paused = False
         self.in_control = False
         self.correction = []  # the one under way: pairs of observation and action
-        self.paths = []  # of the corrections of this round
+        self.lengths = {}  # of the corrections of this round, in steps, by their paths
         self.tapped = set()  # keys that went down since the last decision
         self.directory = None
         self.place = ""  # which round, which episode
-        self.summary = ""  # what the last training came to
+        self.score = ""  # of the last training
+        self.message = ""  # what the last command did
         self.next_round = ""
         self.next_frame = 0.0
         self.open_window(env_id)
 
     # --- The round, as hg_dagger.py asks for it ---
 
-    def begin_round(self, directory, number, num_rounds, num_episodes):
-        """Keep the corrections from now on in this directory, and wait for the space bar."""
-        self.directory = Path(directory)
+    def begin_round(self, run, number, args, metadata):
+        """Keep the corrections from now on in run/corrections_{number}; wait for the space bar."""
+        self.directory = Path(run) / f"corrections_{number}"
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.recorder.directory = self.directory.with_name(f"episodes_{number}")
-        self.paths = sorted(self.directory.glob("*.safetensors"))
+        self.recorder.directory = Path(run) / f"episodes_{number}"
+        paths = sorted(self.directory.glob("*.safetensors"))
+        self.lengths = {path: len(load_file(path)["obs"]) for path in paths}
         self.round_over = self.closed
-        self.round = f"round {number} of {num_rounds}"
+        self.paused = False
+        self.message = ""
         self.episode = 0
-        self.num_episodes = num_episodes
-        self.next_round = f"round {number + 1} of {num_rounds}"
-        if number == num_rounds:
+        self.num_episodes = args.episodes_per_round
+        self.round = f"round {number} of {args.num_rounds}"
+        self.next_round = f"round {number + 1} of {args.num_rounds}"
+        if number == args.num_rounds:
             self.next_round = "the final evaluation"
+        last = metadata["rounds"][-1]
+        self.score = (
+            f"So far: {last['expert_labels']:,} labels, return {last['return_mean']:.2f} "
+            f"(demonstrations {metadata['expert_return']:.2f})"
+        )
 
         self.place = self.round
-        tqdm.write(f"{self.round}: press the space bar in the window to start", file=sys.stderr)
-        self.wait_for_space()
+        lines = [
+            self.round.capitalize(),
+            self.goal,
+            self.score,
+            "You watch the novice. When it errs, hold a key to take over; let go to hand back.",
+            "Press the space bar to start.",
+        ]
+        if self.lengths:
+            lines.insert(-1, "The corrections from before the run was stopped are kept.")
+        if not self.closed:
+            text = f"{self.round}: press the space bar in the window to start"
+            tqdm.write(text, file=sys.stderr)
+        self.wait_for_space("ready", lambda: lines)
+        self.stage = "driving"
 
     def begin_episode(self):
         """End a correction that is under way, and forget keys typed while nobody drove."""
         self.finish_correction()
+        if self.round_over:
+            return
+        result = self.last_result()
         self.episode += 1
         self.place = f"{self.round}   episode {self.episode} of {self.num_episodes}"
-        for _ in range(self.fps):  # a second to look at it
+        for _ in range(2 * self.fps):  # two seconds to look at it
             if self.round_over:
                 return
-            self.draw(GREY, "get ready", [f"Episode {self.episode} of {self.num_episodes}"])
+            lines = [f"Episode {self.episode} of {self.num_episodes}", result, self.message]
+            self.draw(GREY, "get ready", lines)
             self.take_events()
         self.take_events()
         self.tapped = set()
@@ -158,12 +197,33 @@ class HumanExpert:
             return proposals, np.zeros(1, dtype=bool)
 
         action = self.choose_action(held, obs[0])
-        if not self.correction:  # names in the order of time
-            self.paths.append(self.directory / f"{time.time_ns()}.safetensors")
         self.correction.append((obs[0].astype(np.float32), action))
         self.write_correction()
         self.in_control = True
         return np.array([action], dtype=proposals.dtype), np.ones(1, dtype=bool)
+
+    def end_round(self):
+        """Let the person look back; then the round's corrections, as `corrections` returns them."""
+        self.finish_correction()
+        self.recorder.write()
+        self.stage = "review"
+        self.wait_for_space("round over", self.review)
+        self.stage = "waiting"
+        if not self.closed:
+            text = f"{self.round} is over: the novice learns, then {self.next_round}"
+            tqdm.write(text, file=sys.stderr)
+        self.draw(GREY, "training", ["The novice learns"])
+        return self.corrections()
+
+    def review(self):
+        """What the window says after the last episode of a round."""
+        return [
+            f"{self.round.capitalize()} is over",
+            self.last_result(),
+            f"Of this round: {self.count()}. Backspace discards the last correction.",
+            self.message,
+            f"Press the space bar: the novice learns, then {self.next_round}.",
+        ]
 
     def corrections(self):
         """All corrections in the directory of this round, in order.
@@ -171,8 +231,6 @@ class HumanExpert:
         obs (T, obs_dim) float32 and actions (T, act_dim) float32, or (T,) int64 in a Discrete
         action space. Those from before a run was killed and resumed are among them.
         """
-        self.finish_correction()
-        self.recorder.write()
         dtype = np.int64 if isinstance(self.action_space, gym.spaces.Discrete) else np.float32
         obs = [np.zeros((0, self.obs_dim), dtype=np.float32)]
         actions = [np.zeros((0, *self.action_space.shape), dtype=dtype)]
@@ -187,7 +245,7 @@ class HumanExpert:
         if self.closed or time.monotonic() < self.next_frame:
             return
         self.next_frame = time.monotonic() + 0.05
-        lines = [f"The novice learns from {num_labels:,} labels", self.summary]
+        lines = [f"The novice learns from {num_labels:,} labels", self.score]
         if self.next_round:
             lines.append(f"Next: {self.next_round}")
         self.draw(GREY, "training", lines, fraction)
@@ -199,7 +257,7 @@ class HumanExpert:
         def act(obs):
             if not self.closed and time.monotonic() >= self.next_frame:
                 self.next_frame = time.monotonic() + 0.05
-                self.draw(GREY, "evaluation", ["The novice is evaluated", self.summary])
+                self.draw(GREY, "evaluation", ["The novice is evaluated", self.score])
                 self.take_events()
             return policy.act(obs)
 
@@ -231,27 +289,34 @@ class HumanExpert:
         return {str(i): (start + i, meaning) for i, meaning in enumerate(meanings[:10])}
 
     def held_keys(self):
-        """Names of the keys that are down, or were pressed since the last decision."""
+        """The keys that act: down now, or pressed since the last decision; one if Discrete."""
         pressed = self.pygame.key.get_pressed()
-        down = {key for key in self.keys if pressed[self.pygame.key.key_code(key)]}
-        return down | self.tapped.intersection(self.keys)
+        held = []
+        for key in self.keys:
+            is_tapped = self.stage == "driving" and not self.paused and key in self.tapped
+            if is_tapped or pressed[self.pygame.key.key_code(key)]:
+                held.append(key)
+        return held[:1] if isinstance(self.action_space, gym.spaces.Discrete) else held
 
     def choose_action(self, held, obs):
         """What the held keys mean."""
-        chosen = [action for key, (action, _) in self.keys.items() if key in held]
+        chosen = [self.keys[key][0] for key in held]
         if isinstance(self.action_space, gym.spaces.Discrete):
             return np.int64(chosen[0])
         action = np.sum(chosen, axis=0).clip(self.action_space.low, self.action_space.high)
-        if self.drives_car and not held.intersection(("up", "down", "space")):
+        if self.drives_car and not {"up", "down", "space"}.intersection(held):
             action[0] = obs[1].clip(-1, 1)  # keep the lane while the speed changes
         return action.astype(np.float32)
 
     def write_correction(self):
         """Write the correction under way beside its file, and rename."""
+        if len(self.correction) == 1:
+            self.path = self.directory / f"{time.time_ns()}.safetensors"  # in the order of time
         obs, actions = zip(*self.correction, strict=True)
-        temporary = self.paths[-1].with_suffix(".tmp")
+        temporary = self.path.with_suffix(".tmp")
         save_file({"obs": np.stack(obs), "actions": np.stack(actions)}, temporary)
-        temporary.replace(self.paths[-1])
+        temporary.replace(self.path)
+        self.lengths[self.path] = len(self.correction)
 
     def finish_correction(self):
         """Hand back to the novice."""
@@ -261,8 +326,20 @@ class HumanExpert:
     def discard_correction(self):
         """Throw the last correction of this round away, the one under way if there is one."""
         self.correction = []
-        if self.paths:
-            self.paths.pop().unlink()
+        self.message = "There is no correction to discard."
+        if self.lengths:
+            path, _ = self.lengths.popitem()
+            path.unlink()
+            self.message = "The last correction is discarded."
+
+    def count(self):
+        return f"corrections: {len(self.lengths)}, labels: {sum(self.lengths.values())}"
+
+    def last_result(self):
+        """How the last episode of this round went."""
+        if self.episode == 0:
+            return ""
+        return f"Episode {self.episode}: {self.recorder.result}"
 
     # --- The window ---
 
@@ -275,7 +352,7 @@ class HumanExpert:
             self.pygame.font.init()
             self.env.reset()
             width, height = self.picture().get_size()
-            size = (max(760, width), height + HEADER_HEIGHT)
+            size = (max(760, width), HEADER_HEIGHT + height + PANEL_HEIGHT)
             self.screen = self.pygame.display.set_mode(size)
         except self.pygame.error as error:
             raise gym.error.Error(
@@ -292,7 +369,7 @@ class HumanExpert:
             self.env.unwrapped.on_frame = self.show
         else:
             self.fps = round(self.env.metadata.get("render_fps") or 30)
-        self.draw(GREY, "demonstrations", ["The expert demonstrates"])
+        self.draw(GREY, "demonstrations", ["The expert demonstrates", self.goal])
         self.take_events()
 
     def take_events(self):
@@ -301,73 +378,80 @@ class HumanExpert:
             return
         for event in self.pygame.event.get():
             if event.type == self.pygame.QUIT:
-                tqdm.write("closed: the novice learns from what there is", file=sys.stderr)
+                text = "closed: the novice learns from what there is"
+                if self.directory:
+                    text += f"; go on later with --resume {self.directory.parent}"
+                tqdm.write(text, file=sys.stderr)
                 self.close()
                 return
-            if event.type != self.pygame.KEYDOWN:
-                continue
-            name = self.pygame.key.name(event.key)
-            self.tapped.add(name)
-            if name == "p":
-                self.paused = not self.paused
-            if name == "backspace":
-                self.discard_correction()
-            if name == "escape" and self.directory and not self.round_over:
-                self.round_over = True
-                text = f"{self.round} ended: the novice learns, then {self.next_round}"
-                tqdm.write(text, file=sys.stderr)
+            if event.type == self.pygame.KEYDOWN:
+                self.take_key(self.pygame.key.name(event.key))
 
-    def wait_for_space(self):
-        """Until the space bar was pressed and let go."""
+    def take_key(self, name):
+        """A key that went down."""
+        self.tapped.add(name)
+        if name == "backspace" and self.stage != "waiting":
+            self.discard_correction()
+        if name == "p" and self.stage == "driving":
+            self.paused = not self.paused
+            self.tapped = set()  # what was typed before counts for nothing after a pause
+        if name == "escape" and self.stage == "driving":
+            self.round_over = True
+
+    def wait_for_space(self, status, lines):
+        """Until the space bar is pressed; `lines()` is what the window says meanwhile."""
         self.tapped = set()
-        lines = [
-            self.round.capitalize(),
-            self.summary,
-            "You watch the novice. When it errs, hold a key to take over; let go to hand back.",
-            "Press the space bar to start.",
-        ]
-        while not self.round_over:
-            pressed = self.pygame.key.get_pressed()[self.pygame.K_SPACE]
-            if "space" in self.tapped and not pressed:
-                return
-            self.draw(GREY, "ready", lines)
+        while not self.closed and "space" not in self.tapped:
+            self.draw(GREY, status, lines())
             self.take_events()
 
     def show(self):
         """Draw one frame of the episode, and take events; a pause ends in here."""
         if self.round_over:
             return
-        if self.in_control:
+        held = self.held_keys()
+        if self.in_control and held:
             self.draw(ORANGE, "YOU are in control")
-        elif self.held_keys():
+        elif self.in_control:
+            self.draw(ORANGE, "you hand back")
+        elif held:
             self.draw(ORANGE, "you take over")
         else:
             self.draw(BLUE, "the novice is in control")
         self.take_events()
         while self.paused and not self.round_over:
-            self.draw(GREY, "paused", ["Paused", "Press P to go on."])
+            self.draw(GREY, "paused", ["Paused", self.goal, self.message, "Press P to go on."])
             self.take_events()
 
+    def commands(self):
+        """What other keys do at this moment."""
+        discard = "Backspace: discard the last correction"
+        if self.stage == "driving":
+            return f"P: pause   {discard}   Esc: end the round"
+        if self.stage == "review":
+            return f"Space: go on   {discard}"
+        return "Close the window to end the run: the novice learns from what there is."
+
     def draw(self, colour, status, panel=(), fraction=None):
-        """The header, the picture, and where there is a panel its lines and its progress bar."""
+        """The header, the picture, and below it lines of text and a progress bar."""
         if self.closed:
             return
         self.screen.fill(BACKGROUND)
-        width = self.screen.get_width()
+        width, height = self.screen.get_size()
         picture = self.picture()
         left = (width - picture.get_width()) // 2
         self.screen.blit(picture, (left, HEADER_HEIGHT))
-        frame = self.pygame.Rect(0, 0, width, self.screen.get_height())
+        frame = self.pygame.Rect(0, 0, width, height)
         self.pygame.draw.rect(self.screen, colour, frame, width=4)
         self.pygame.draw.rect(self.screen, colour, (0, 0, width, 40))
         self.write(status, (12, 9), WHITE, self.large_font)
-        place = f"{self.place}   corrections: {len(self.paths)}"
+        place = self.place
+        if self.stage != "waiting":
+            place += f"   {self.count()}"
         self.write(place, (320, 12), WHITE)
         self.draw_keys()
-        commands = "P: pause   Backspace: discard the last correction   Esc: end the round"
-        self.write(commands, (12, 86), PALE)
-        if panel:
-            self.draw_panel([line for line in panel if line], fraction)
+        self.write(self.commands(), (12, 86), PALE)
+        self.draw_panel(panel or [self.goal, self.message], fraction)
         self.pygame.display.flip()
         self.clock.tick(self.fps)
 
@@ -388,18 +472,16 @@ class HumanExpert:
             left += box.width + 8
 
     def draw_panel(self, lines, fraction):
-        """Text in the middle of the picture, the first line larger."""
-        width, height = self.screen.get_size()
-        box = self.pygame.Rect(0, 0, width - 40, 40 + 28 * len(lines) + 28 * (fraction is not None))
-        box.center = (width // 2, (height + HEADER_HEIGHT) // 2)
-        self.pygame.draw.rect(self.screen, BACKGROUND, box, border_radius=10)
-        top = box.top + 18
-        for number, line in enumerate(lines):
-            font = self.large_font if number == 0 else self.font
-            self.write(line, (box.left + 20, top), WHITE if number == 0 else PALE, font)
-            top += 28
+        """Text below the picture, the first line larger, and a progress bar."""
+        title, *others = lines
+        top = self.screen.get_height() - PANEL_HEIGHT + 12
+        self.write(title, (12, top), WHITE, self.large_font)
+        top += 32
+        for line in filter(None, others):
+            self.write(line, (12, top), PALE)
+            top += 24
         if fraction is not None:
-            bar = self.pygame.Rect(box.left + 20, top + 6, box.width - 40, 12)
+            bar = self.pygame.Rect(12, top + 6, self.screen.get_width() - 24, 12)
             self.pygame.draw.rect(self.screen, GREY, bar, border_radius=4)
             bar.width = round(bar.width * fraction)
             self.pygame.draw.rect(self.screen, ORANGE, bar, border_radius=4)
@@ -425,6 +507,7 @@ class EpisodeRecorder(gym.Wrapper):
         super().__init__(env)
         self.directory = None  # until a round begins, nothing is written
         self.by_person = False  # of the next step
+        self.result = ""  # of the last episode, in words
         self.obs = []
         self.steps = []
 
@@ -436,6 +519,7 @@ class EpisodeRecorder(gym.Wrapper):
 
     def step(self, action):
         obs, reward, terminated, truncated, info = super().step(action)
+        self.info = info
         self.obs.append(obs)
         self.steps.append((action, float(reward), terminated, truncated, self.by_person))
         return obs, reward, terminated, truncated, info
@@ -450,4 +534,7 @@ class EpisodeRecorder(gym.Wrapper):
             temporary = self.directory / f"{time.time_ns()}.tmp"
             save_file(tensors, temporary)
             temporary.replace(temporary.with_suffix(".safetensors"))
+            self.result = f"return {tensors['rewards'].sum():.2f}"
+            if "is_success" in self.info:
+                self.result += ", success" if self.info["is_success"] else ", failed"
         self.steps = []

@@ -683,7 +683,7 @@ labels_where_they_disagree
     - running = running & ~(terminated | truncated)
     + running = ~(terminated | truncated)
 person_acts
-    - states, labels = human.corrections()
+    - states, labels = human.end_round()
     + states, labels = np.concatenate(states), np.concatenate(labels)
 person_acts
     - human.begin_episode()

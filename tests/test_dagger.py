@@ -479,12 +479,16 @@ def press(pygame, name):
     pygame.event.post(event)
 
 
-def person_in(env_id, directory):
+TWO_ROUNDS = hg_dagger.Args(num_rounds=2, episodes_per_round=4)
+LAST = {"expert_return": 1.0, "rounds": [{"expert_labels": 62, "return_mean": 0.9}]}
+
+
+def person_in(env_id, run):
     envs = gym.make_vec(env_id, 1, "sync", render_mode="rgb_array")
     person = HumanExpert(envs, env_id)
     person.fps = 0  # without waiting
     press(person.pygame, "space")
-    person.begin_round(directory, 1, 2, 4)
+    person.begin_round(run, 1, TWO_ROUNDS, LAST)
     person.begin_episode()
     return person
 
@@ -492,7 +496,7 @@ def person_in(env_id, directory):
 def test_keys_take_over_letting_go_hands_back_and_a_file_is_left(pygame, tmp_path, monkeypatch):
     held = defaultdict(bool)
     monkeypatch.setattr(pygame.key, "get_pressed", lambda: held)
-    person = person_in("CartPole-v1", tmp_path / "corrections")
+    person = person_in("CartPole-v1", tmp_path)
     obs = np.arange(4.0)[None]
     proposals = np.array([0])
     actions, gate = person(obs, proposals)
@@ -516,11 +520,11 @@ def test_keys_take_over_letting_go_hands_back_and_a_file_is_left(pygame, tmp_pat
     assert person(obs, proposals)[1].tolist() == [False]
     press(pygame, "x")  # and neither does a key without a meaning
     assert person(obs, proposals)[1].tolist() == [False]
-    (path,) = (tmp_path / "corrections").iterdir()
+    (path,) = (tmp_path / "corrections_1").iterdir()
     assert path.suffix == ".safetensors"
 
     # Another process finds them.
-    obs, actions = person_in("CartPole-v1", tmp_path / "corrections").corrections()
+    obs, actions = person_in("CartPole-v1", tmp_path).corrections()
     assert obs.tolist() == [[0, 1, 2, 3], [0, 1, 2, 3], [1, 2, 3, 4]]
     assert actions.tolist() == [1, 0, 1]
     assert actions.dtype == np.int64
@@ -536,10 +540,10 @@ def test_a_correction_under_way_is_on_disk_and_a_new_episode_begins_another(pyga
     person.begin_episode()
     press(pygame, "left")
     person(obs, np.array([0]))
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    assert len(list(tmp_path.glob("corrections_1/*.safetensors"))) == 2
     assert person.corrections()[1].tolist() == [1, 1, 0]
     press(pygame, "space")
-    person.begin_round(tmp_path / "next", 2, 2, 4)
+    person.begin_round(tmp_path, 2, TWO_ROUNDS, LAST)
     obs, actions = person.corrections()
     assert obs.shape == (0, 4)
     assert actions.shape == (0,)
@@ -594,7 +598,7 @@ def at_frame(pygame, monkeypatch):
         def draw_and_start(person, colour, status, panel=(), fraction=None):
             person.fps = 0
             said.append(" / ".join([status, *panel]))
-            if status == "ready":
+            if status in ("ready", "round over"):
                 press(pygame, "space")
             draw(person, colour, status, panel, fraction)
 
@@ -681,19 +685,29 @@ def test_escape_ends_the_round_and_the_run_goes_on(pygame, at_frame, capsys):
     assert len(list((run / "episodes_2").iterdir())) == 2
     assert capsys.readouterr().err.splitlines() == [
         "round 1 of 2: press the space bar in the window to start",
-        "round 1 of 2 ended: the novice learns, then round 2 of 2",
+        "round 1 of 2 is over: the novice learns, then round 2 of 2",
         "round 2 of 2: press the space bar in the window to start",
+        "round 2 of 2 is over: the novice learns, then the final evaluation",
     ]
     labels = results["rounds"][0]["expert_labels"]
-    score = f"so far: {labels} labels, return {results['rounds'][0]['return_mean']:.2f}"
-    assert said[0] == "demonstrations / The expert demonstrates"
+    score = f"So far: {labels} labels, return {results['rounds'][0]['return_mean']:.2f} "
+    score += f"(demonstrations {results['expert_return']:.2f})"
+    assert said[0].startswith("demonstrations / The expert demonstrates / Pass the red car")
     assert f"training / The novice learns from {labels} labels / " in said[1]
     training = f"training / The novice learns from {labels} labels / {score}"
     assert f"{training} / Next: round 2 of 2" in said
-    assert any(text.startswith(f"ready / Round 1 of 2 / {score}") for text in said)
+    goal = "Pass the red car on either side, and reach the white line."
+    assert any(text.startswith(f"ready / Round 1 of 2 / {goal} / {score}") for text in said)
     assert any(text.startswith("evaluation") for text in said)
-    score = f"so far: {labels} labels, return {results['rounds'][1]['return_mean']:.2f}"
     assert any(f"{score} / Next: the final evaluation" in text for text in said)
+    assert not any(
+        "pisode 2" in text for text in said[: said.index(f"{training} / Next: round 2 of 2")]
+    )
+    (over,) = {text for text in said if text.startswith("round over / Round 1 of 2 is over")}
+    assert "Of this round: corrections: 0, labels: 0." in over
+    _, second = (load_file(path) for path in sorted((run / "episodes_2").iterdir()))
+    second = f"round over / Round 2 of 2 is over / Episode 2: return {second['rewards'].sum():.2f}"
+    assert any(text.startswith(second) for text in said)
 
 
 def test_p_pauses_the_world(pygame, tmp_path, monkeypatch):
@@ -714,6 +728,90 @@ def test_p_pauses_the_world(pygame, tmp_path, monkeypatch):
     assert len(paused) == 5
     assert len(set(paused)) == 1
     assert len({x for status, x in seen if status != "paused"}) == 20
+
+
+def test_before_an_episode_the_window_says_how_the_last_one_went(pygame, tmp_path, monkeypatch):
+    person = person_in("LaneChange-v0", tmp_path)
+    said = []
+    monkeypatch.setattr(person, "draw", lambda _, status, panel=(): said.append([status, *panel]))
+    done = False
+    while not done:
+        _, _, done, *_ = person.env.step(np.zeros(2, np.float32))
+    person.env.reset()
+    said.clear()
+    person.fps = 1
+    person.begin_episode()
+    assert said == [["get ready", "Episode 2 of 4", "Episode 1: return 0.68, failed", ""]] * 2
+
+
+def test_keys_pressed_in_a_pause_steer_nothing(pygame, tmp_path, monkeypatch):
+    person = person_in("CartPole-v1", tmp_path)
+    draw = person.draw
+    paused = []
+
+    def draw_and_type(colour, status, panel=(), fraction=None):
+        if status == "paused":
+            paused.append(person.held_keys())
+            press(pygame, "right" if len(paused) < 3 else "p")
+        draw(colour, status, panel, fraction)
+
+    monkeypatch.setattr(person, "draw", draw_and_type)
+    press(pygame, "p")
+    _, gate = person(np.zeros((1, 4), np.float32), np.array([0]))
+    assert paused == [[], [], []]
+    assert gate.tolist() == [False]
+
+
+def test_commands_count_only_where_the_window_names_them(pygame, tmp_path):
+    person = person_in("CartPole-v1", tmp_path)
+    press(pygame, "right")
+    person(np.zeros((1, 4), np.float32), np.array([0]))
+    person.wait_for_space = lambda status, lines: None
+    person.end_round()
+    for key in ("p", "escape", "backspace"):
+        press(pygame, key)
+    person.next_frame = 0.0
+    person.show_training(0.5, 63)
+    assert not pygame.event.get()
+    assert not person.paused
+    assert len(person.corrections()[0]) == 1  # what the novice learns from is what is on disk
+
+
+def test_after_the_last_episode_a_correction_can_still_be_discarded(
+    pygame, tmp_path, monkeypatch, capsys
+):
+    person = person_in("CartPole-v1", tmp_path)
+    press(pygame, "right")
+    person(np.zeros((1, 4), np.float32), np.array([0]))
+    draw = person.draw
+    said = []
+
+    def draw_and_discard(colour, status, panel=(), fraction=None):
+        said.append(" / ".join([status, *panel]))
+        if status == "round over" and len(said) < 3:
+            press(pygame, ["backspace", "space"][len(said) - 1])
+        draw(colour, status, panel, fraction)
+
+    monkeypatch.setattr(person, "draw", draw_and_discard)
+    obs, _ = person.end_round()
+    assert len(obs) == 0
+    assert "Of this round: corrections: 1, labels: 1." in said[0]
+    assert "The last correction is discarded." in said[1]
+    assert said[2] == "training / The novice learns"
+    assert "round 1 of 2 is over: the novice learns, then round 2" in capsys.readouterr().err
+
+
+def test_a_pause_ends_with_its_round(pygame, tmp_path):
+    person = person_in("CartPole-v1", tmp_path)
+    press(pygame, "p")
+    press(pygame, "escape")
+    person.show()
+    press(pygame, "space")
+    person.end_round()
+    press(pygame, "space")
+    person.begin_round(tmp_path, 2, TWO_ROUNDS, LAST)
+    assert not person.paused
+    assert not person.round_over
 
 
 def test_backspace_discards_the_last_correction(pygame, tmp_path):
@@ -737,7 +835,7 @@ def test_backspace_discards_the_last_correction(pygame, tmp_path):
     assert len(again.corrections()[1]) == 0
     press(pygame, "backspace")  # nothing is left to discard
     again.show()
-    assert not list(tmp_path.glob("*.safetensors"))
+    assert not list(tmp_path.glob("corrections_1/*.safetensors"))
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "LaneChange-v0"])
