@@ -430,7 +430,7 @@ class Person:
         drives = np.array([self.num_calls % 3 == 0])
         return np.full_like(proposals, 5.0), drives
 
-    def corrections(self):
+    def end_round(self):
         return np.full((2, 3), 7.0), np.full((2, 1), 5.0)
 
 
