@@ -11,12 +11,14 @@ import numpy as np
 from benchmark.run import (
     CLOSED,
     DAGGERS,
+    DISTURBED,
     MODES,
     OFFLINE,
     RESULTS,
     ROAD,
     ROOT,
     SCRIPTS,
+    SMALL,
     path_of,
 )
 from benchmark.scores import bootstrap, demonstrated_share, mode_entropy, normalised
@@ -43,8 +45,10 @@ def command(row):
 
 
 def short(row):
-    """The row without the flags that all rows of the road have."""
-    return command(row.replace(f" {ROAD}", ""))
+    """The command without the flags that all rows of an environment have: the README lists them."""
+    for flags in (ROAD, DISTURBED, SMALL):
+        row = row.replace(f" {flags}", "")
+    return command(row)
 
 
 def table(header, lines):
@@ -172,7 +176,7 @@ def closed():
                 shares = np.mean(rounds, axis=0)
                 shares = ", ".join(f"{share:.1%}" for share in shares[[0, 1, 2, 4, -1]])
             lines.append(
-                f"| `{env_id}` | `{command(row)}` | {mean_of(results, 'expert_labels'):,.0f} "
+                f"| `{env_id}` | `{short(row)}` | {mean_of(results, 'expert_labels'):,.0f} "
                 f"| {scores.mean():.3f} ({scores.min():.3f} to {scores.max():.3f}) "
                 f"| {success} | {shares} | {len(results)} |"
             )
