@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmark" / "results"
@@ -50,6 +51,23 @@ MODES = {
         [f"{script} {ROAD}" for script in ("bc_mog", "bc_autoregressive", "bc_diffusion")],
         list(range(21, 41)),
     ),
+}
+
+# How many demonstrations it takes. With ten, the runs are those of the table above.
+LOCOMOTION = ["Hopper-v4", "Walker2d-v4", "HalfCheetah-v4", "Ant-v4", "Humanoid-v4"]
+NUM_DEMOS = [1, 4, 10, 25]
+
+
+def with_demos(script, num_demos):
+    return script if num_demos == 10 else f"{script} --num-demos {num_demos}"
+
+
+DEMONSTRATIONS = {
+    env_id: (
+        [with_demos(script, num_demos) for num_demos in NUM_DEMOS for script in SCRIPTS],
+        [4, 5, 6, 8, 9],
+    )
+    for env_id in LOCOMOTION
 }
 
 # Few labels, and who chooses the states that get them. `--num-rounds 0` is behaviour cloning: on as
@@ -97,14 +115,20 @@ CLOSED = {
     # Two modes: whose states are labelled and how many modes a policy can hold are two questions.
     "LaneChange-v0": ([f"dagger --episodes-per-round 20 {SMALL}"], CLOSED_SEEDS),
 }
-GRIDS = {"offline": OFFLINE, "modes": MODES, "closed": CLOSED}
+GRIDS = {
+    "offline": OFFLINE,
+    "modes": MODES,
+    "demonstrations": DEMONSTRATIONS,
+    "closed": CLOSED,
+}
 
 
 @dataclass
 class Args:
-    grid: Literal["offline", "modes", "closed"] = "offline"
+    grid: Literal["offline", "modes", "demonstrations", "closed"] = "offline"
     env_ids: tuple[str, ...] = ()  # all of the grid where none are given
     scripts: tuple[str, ...] = ()  # all of the grid where none are given
+    num_demos: tuple[int, ...] = ()  # of --grid demonstrations; all of it where none are given
     seeds: tuple[int, ...] = ()  # those of the grid where none are given
     num_cpus: int | None = None  # runs side by side, each on one core; None: one for each core
     address: str | None = None  # of a Ray cluster, in place of this machine
@@ -117,17 +141,20 @@ def path_of(env_id, row, seed):
 
 
 def missing_cells(args):
-    """Triples of environment, row and seed that have no results yet."""
+    """Triples of environment, row and seed that have no results yet, seed by seed."""
     grid = GRIDS[args.grid]
     cells = []
     for env_id in args.env_ids or grid:
         rows, seeds = grid[env_id]
-        for seed in args.seeds or seeds:
+        chosen = [with_demos(script, n) for script in SCRIPTS for n in args.num_demos]
+        for number, seed in enumerate(args.seeds or seeds):
             for row in rows:
                 is_chosen = not args.scripts or row.split()[0] in args.scripts
+                is_chosen = is_chosen and (not chosen or row in chosen)
                 if is_chosen and not path_of(env_id, row, seed).exists():
-                    cells.append((env_id, row, seed))
-    return cells
+                    cells.append((number, env_id, row, seed))
+    cells.sort(key=lambda cell: cell[0])  # all rows with one seed say more than few with all
+    return [cell[1:] for cell in cells]
 
 
 def estimated_seconds(env_id, row):
@@ -152,8 +179,8 @@ def run_script(env_id, row, seed):
         return path.read_text(), done.stdout.strip()
 
 
-def run_cells(cells, address=None, num_cpus=None):
-    """Run the cells on Ray, and keep what they return; those that failed."""
+def run_cells(cells, address=None, num_cpus=None, work=run_script):
+    """Run `work` for each cell on Ray, and keep the text that it returns; those that failed."""
     import ray
 
     where = {"address": address} if address else {"num_cpus": num_cpus, "include_dashboard": False}
@@ -167,7 +194,7 @@ def run_cells(cells, address=None, num_cpus=None):
     ]
     environment = {"working_dir": str(ROOT), "excludes": excluded}
     ray.init(**where, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
-    task = ray.remote(num_cpus=1, max_retries=2)(run_script)
+    task = ray.remote(num_cpus=1, max_retries=2)(work)
     pending = {task.remote(*cell): cell for cell in cells}
     failed = []
     begin = time.time()
@@ -197,8 +224,9 @@ def trained(script, env_id, seed, *flags):
         subprocess.run([sys.executable, f"{script}.py", *flags], cwd=ROOT, check=True)
         (run,) = Path(run_dir).iterdir()
         results = json.loads((run / "results.json").read_text())
-        metadata, weights = module.read_checkpoint(run / "policy.safetensors")
-    args = module.Args(**metadata["args"])
+        saved = run / "policy.safetensors"
+        args = module.parse_args(["--checkpoint", str(saved)])
+        weights = load_file(saved)
     policy = module.make_policy(args, module.make_envs(args, 1))
     policy.load_state_dict(weights)
     return policy, results

@@ -1,0 +1,204 @@
+"""The picture of compounding errors: mistakes against the horizon, and error against time.
+
+    python -m benchmark.compounding                 # run what is missing, draw, print the slopes
+    python -m benchmark.compounding --num-cpus 0    # only draw what is there
+
+Each policy plays 100 episodes, and the expert is asked about every state. A mistake is an action
+that is further than half a standard deviation from the expert's (root mean square over the
+dimensions, standard deviations of the expert's actions), and every step after a fall. Beside it
+stands what supervised learning promises: the rate of mistakes on the expert's own states, times the
+horizon T. With errors that do not compound both grow with T; where one mistake leads to the next,
+mistakes grow with T squared (Ross & Bagnell 2010, Theorem 2.1; Ross et al. 2011, Section 2).
+"""
+
+import json
+from dataclasses import dataclass
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import tyro
+
+from benchmark.run import ROOT, path_of, run_cells, trained
+
+NUM_EPISODES = 100
+HORIZONS = [10, 30, 100, 300, 1000]
+TOLERANCE = 0.5  # standard deviations
+BIN = 20  # steps over which an error is averaged in time
+SEEDS = [31, 32, 33]
+DAGGER = "dagger --num-rounds 15 --num-demos 1 --episodes-per-round 1"
+ROWS = {
+    "Walker2d-v4": [*(f"bc_mse --num-demos {n}" for n in (1, 4, 16, 64)), DAGGER],
+    "Hopper-v4": [*(f"bc_mse --num-demos {n}" for n in (1, 4, 16, 64)), DAGGER],
+    "Humanoid-v4": [
+        *(f"bc_mse --num-demos {n}" for n in (1, 4, 16, 64)),
+        "dagger --num-rounds 15 --num-demos 10 --episodes-per-round 2",
+    ],
+}
+BLUES = ["#c3d5ee", "#8fb1e0", "#4f83cc", "#1f4e94"]
+ORANGE = "#e08a1e"
+
+
+@dataclass
+class Args:
+    env_ids: tuple[str, ...] = tuple(ROWS)
+    seeds: tuple[int, ...] = tuple(SEEDS)
+    num_cpus: int | None = None  # runs side by side; None: one for each core, 0: none
+    address: str | None = None  # of a Ray cluster, in place of this machine
+
+
+def distances(episodes, act, std):
+    """Of each step from `act`, in standard deviations: one array (T,) for each episode."""
+    found = []
+    for episode in episodes:
+        difference = (episode.actions - act(episode.obs)) / std
+        found.append(np.sqrt(np.square(difference).mean(axis=1)))
+    return found
+
+
+def mistakes(episodes, horizon):
+    """Mistakes up to each step (N, horizon), for distances (T,) of N episodes.
+
+    Where an episode ends early it is a fall, and all later steps are mistakes.
+    """
+    wrong = np.ones((len(episodes), horizon), dtype=bool)
+    for i, distance in enumerate(episodes):
+        wrong[i, : len(distance)] = distance > TOLERANCE
+    return wrong.cumsum(axis=1)
+
+
+def by_time(episodes, horizon):
+    """Mean distance of those that still run, for each `BIN` steps; NaN where none does."""
+    padded = np.full((len(episodes), horizon), np.nan)
+    for i, distance in enumerate(episodes):
+        padded[i, : len(distance)] = distance
+    means = []
+    for begin in range(0, horizon, BIN):
+        part = padded[:, begin : begin + BIN]
+        means.append(float(np.nanmean(part)) if not np.isnan(part).all() else None)
+    return means
+
+
+def measure(env_id, row, seed):
+    """In a worker: train, play, and ask the expert; the text of the results, and a line."""
+    import bc_mse
+    from experts import load_expert
+
+    script, *flags = row.split()
+    policy, results = trained(script, env_id, seed, *flags)
+    expert = load_expert(env_id)
+    envs = bc_mse.make_envs(bc_mse.Args(env_id=env_id), 25)
+    horizon = envs.envs[0].spec.max_episode_steps
+    first = 1_000_000 * seed + 700_000  # neither the demonstrations' seeds nor the evaluation's
+    experts = bc_mse.rollout(envs, expert, NUM_EPISODES, first)
+    own = bc_mse.rollout(envs, policy.act, NUM_EPISODES, first)
+
+    std = np.concatenate([episode.actions for episode in experts]).std(axis=0)
+    on_experts = distances(experts, policy.act, std)
+    on_own = distances(own, expert, std)
+    rate = float(np.mean(np.concatenate(on_experts) > TOLERANCE))
+    made = mistakes(on_own, horizon).mean(axis=0)
+    measured = {
+        "env_id": env_id,
+        "row": row,
+        "seed": seed,
+        "expert_labels": results["expert_labels"],
+        "return_mean": results["return_mean"],
+        "total_seconds": results["total_seconds"],
+        "rate_on_expert": rate,
+        "mistakes": {str(T): float(made[T - 1]) for T in HORIZONS},
+        "error_on_expert": by_time(on_experts, horizon),
+        "error_on_own": by_time(on_own, horizon),
+    }
+    line = f"{row} on {env_id}, seed {seed}: {made[-1]:.2f} mistakes, {rate * horizon:.2f} promised"
+    return json.dumps(measured, indent=2), line
+
+
+def cell(env_id, row, seed):
+    return env_id, f"compounding {row}", seed
+
+
+def measure_cell(env_id, row, seed):
+    return measure(env_id, row.removeprefix("compounding "), seed)
+
+
+def results_of(env_id, row):
+    paths = [path_of(*cell(env_id, row, seed)) for seed in SEEDS]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def slope(results):
+    """Of log mistakes against log T, by least squares where there are any; NaN if at one T only."""
+    made = np.array([results["mistakes"][str(T)] for T in HORIZONS])
+    some = made > 0
+    if some.sum() < 2:
+        return np.nan
+    return float(np.polyfit(np.log(np.array(HORIZONS)[some]), np.log(made[some]), 1)[0])
+
+
+def label_of(row, results):
+    labels = np.mean([result["expert_labels"] for result in results])
+    if row.startswith("dagger"):
+        return f"DAgger, {labels:,.0f} labels"
+    num_demos = int(row.split()[-1])
+    return f"cloning, {num_demos} demonstration{'s' if num_demos > 1 else ''}"
+
+
+def draw(env_id, above, below):
+    """Mistakes against the horizon, and below it the error on both kinds of states by time."""
+    rows = ROWS[env_id]
+    for row, colour in zip(rows, [*BLUES, ORANGE], strict=True):
+        results = results_of(env_id, row)
+        if not results:
+            continue
+        made = np.array([[result["mistakes"][str(T)] for T in HORIZONS] for result in results])
+        promised = np.mean([result["rate_on_expert"] for result in results]) * np.array(HORIZONS)
+        above.plot(HORIZONS, made.mean(axis=0), "o-", color=colour, label=label_of(row, results))
+        above.fill_between(HORIZONS, made.min(axis=0), made.max(axis=0), color=colour, alpha=0.2)
+        above.plot(HORIZONS, promised, "--", color=colour, linewidth=1)
+        if row in (rows[2], rows[-1]):
+            time = np.arange(len(results[0]["error_on_own"])) * BIN
+            for key, style in (("error_on_own", "-"), ("error_on_expert", "--")):
+                errors = np.array([result[key] for result in results], dtype=float)
+                below.plot(time, np.nanmean(errors, axis=0), style, color=colour)
+    ends = np.array([30, 1000])
+    for power in (1, 2):
+        guide = 0.003 * (ends / 30) ** power
+        above.plot(ends, guide, ":", color="black", linewidth=0.8)
+        above.annotate(f"slope {power}", (ends[1], guide[1]), fontsize=8, ha="right")
+    above.set(xscale="log", yscale="log", ylim=(1e-3, 1500), title=env_id, xlabel="horizon T")
+    below.set(yscale="log", xlabel="time step")
+    for axis in (above, below):
+        axis.spines[["top", "right"]].set_visible(False)
+
+
+def main(args):
+    cells = [
+        cell(env_id, row, seed)
+        for seed in args.seeds
+        for env_id in args.env_ids
+        for row in ROWS[env_id]
+    ]
+    missing = [found for found in cells if not path_of(*found).exists()]
+    if missing and args.num_cpus != 0:
+        run_cells(missing, args.address, args.num_cpus, measure_cell)
+
+    size = (4.2 * len(ROWS), 6.4)
+    figure, axes = plt.subplots(2, len(ROWS), figsize=size, layout="constrained")
+    for column, env_id in enumerate(ROWS):
+        draw(env_id, *axes[:, column])
+        for row in ROWS[env_id]:
+            slopes = np.array([slope(result) for result in results_of(env_id, row)])
+            text = ", ".join(f"{value:.2f}" for value in slopes)
+            print(f"{env_id}  {row}: slopes {text or 'not measured'}")
+    axes[0, 0].set_ylabel("mistakes (dashed: promised)")
+    axes[1, 0].set_ylabel("error on its own states\n(dashed: on the expert's)")
+    for axis in axes[0]:
+        axis.legend(frameon=False, fontsize=7, loc="upper left")
+    figure.savefig(ROOT / "benchmark" / "figures" / "compounding.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
