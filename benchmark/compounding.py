@@ -83,9 +83,12 @@ def by_time(episodes, horizon):
 
 def measure(env_id, row, seed):
     """In a worker: train, play, and ask the expert; the text of the results, and a line."""
+    import torch
+
     import bc_mse
     from experts import load_expert
 
+    torch.set_num_threads(1)
     script, *flags = row.split()
     policy, results = trained(script, env_id, seed, *flags)
     expert = load_expert(env_id)
