@@ -1,4 +1,4 @@
-"""Write the README's tables and each script's receipt from the committed results.
+"""Write the tables of both READMEs and each script's receipt from the committed results.
 
 python -m benchmark.report
 """
@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from benchmark.chain import exact
 from benchmark.run import (
     CLOSED,
     DAGGERS,
@@ -23,6 +24,7 @@ from benchmark.run import (
 )
 from benchmark.scores import bootstrap, demonstrated_share, mode_entropy, normalised
 
+READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 NUM_MODES = {"LaneChange-v0": 2, "LaneChangeDisturbed-v0": 2, "Slalom-v0": 8}
 
 
@@ -184,11 +186,85 @@ def closed():
     return table([*header, "expert's share of steps in rounds 1, 2, 3, 5, last", "n"], lines)
 
 
+def success(env_id, script, flag=""):
+    """Of behaviour cloning on a road, in percent."""
+    _, seeds = OFFLINE[env_id]
+    row = f"{script} {flag} {ROAD}".replace("  ", " ")
+    return f"{mean_of(results_of(env_id, row, seeds), 'success_rate'):.1%}"
+
+
+def closed_loop(env_id, script, is_cloning=False):
+    """Score and labels of a script's last row on this task, the one with the most labels."""
+    rows, seeds = CLOSED[env_id]
+    rows = [row for row in rows if row.split()[0] == script]
+    row = [row for row in rows if ("--num-rounds 0" in row) == is_cloning][-1]
+    results = results_of(env_id, row, seeds)
+    if not results:
+        return f"{env_id} not measured"
+    score = scores_of(env_id, results).mean()
+    return f"{env_id} {score:.3f} with {mean_of(results, 'expert_labels'):,.0f} labels"
+
+
+def claims():
+    """The claims of the course, each with its file and the numbers that were measured here."""
+    expressive = SCRIPTS[2:]
+    lane_change = ", ".join(success("LaneChange-v0", script) for script in expressive)
+    slalom = ", ".join(success("Slalom-v0", script) for script in expressive)
+    gaussian_mean = success("LaneChange-v0", "bc_gaussian")
+    gaussian_draws = success("LaneChange-v0", "bc_gaussian", "--stochastic")
+    tasks = ["Hopper-v4", "Walker2d-v4", "LaneChangeDisturbed-v0"]
+    cloning = "; ".join(closed_loop(env_id, "dagger", is_cloning=True) for env_id in tasks)
+    dagger = "; ".join(closed_loop(env_id, "dagger") for env_id in tasks)
+    hg_dagger = "; ".join(closed_loop(env_id, "hg_dagger") for env_id in tasks)
+    chain = ", ".join(f"{exact(0.001, T):.3g} in {T:,}" for T in (10, 100, 1000))
+    lines = [
+        (
+            "Squared loss learns the mean; between two modes it drives into the obstacle",
+            "`bc_mse.py`",
+            f"LaneChange: success {success('LaneChange-v0', 'bc_mse')}, of the expert 100%",
+        ),
+        (
+            "A Gaussian has one mode, whatever the size of its network",
+            "`bc_gaussian.py`",
+            f"LaneChange: success {gaussian_mean} by its mean, {gaussian_draws} by draws",
+        ),
+        (
+            "Three distributions can hold several modes",
+            "`bc_mog.py`, `bc_autoregressive.py`, `bc_diffusion.py`",
+            f"success {lane_change} on LaneChange, {slalom} on Slalom, all 8 modes",
+        ),
+        (
+            "Where one mistake leads to the next, mistakes grow with the square of the horizon",
+            "`benchmark/chain.py`",
+            f"one error in 1,000 steps: mistakes {chain} steps; with recovery 0.01, 0.1 and 1",
+        ),
+        (
+            "No distribution changes that: errors lead to states without demonstrations, and more "
+            "demonstrations of the same kind reach few of them",
+            "`dagger.py --num-rounds 0`",
+            cloning,
+        ),
+        (
+            "DAgger mends it with labels on the states that the policy visits",
+            "`dagger.py`",
+            dagger,
+        ),
+        (
+            "HG-DAgger does with fewer: a person labels only where they take over",
+            "`hg_dagger.py`",
+            hg_dagger,
+        ),
+    ]
+    rows = [f"| {claim} | {files} | {numbers} |" for claim, files, numbers in lines]
+    return table(["claim", "file", "measured here (normalised: the expert is 1)"], rows)
+
+
 TABLES = {
     "results": offline,
     "aggregate": aggregate,
     "mass": mass,
     "closed loop": closed,
+    "claims": claims,
 }
 if (RESULTS / "prices.json").exists():
     TABLES["prices"] = prices
@@ -233,7 +309,7 @@ def updated(readme):
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(updated(path.read_text()))
+    for path in READMES:
+        path.write_text(updated(path.read_text()))
     for script in [*SCRIPTS, *DAGGERS]:
         (ROOT / f"{script}.py").write_text(with_receipt(script))

@@ -65,6 +65,15 @@ def test_what_is_missing_depends_on_the_flags_and_on_the_results(tmp_path, monke
     assert run.estimated_seconds("Walker2d-v4", "bc_mog") == 40
     assert run.estimated_seconds("Walker2d-v4", "bc_mse") == 300
 
+    args = run.Args(grid="demonstrations", env_ids=("Ant-v4",), scripts=("bc_mse",), seeds=(4,))
+    args.num_demos = (10, 25)
+    assert run.missing_cells(args) == [
+        ("Ant-v4", "bc_mse", 4),
+        ("Ant-v4", "bc_mse --num-demos 25", 4),
+    ]
+    seeds = [seed for _, _, seed in run.missing_cells(run.Args(grid="demonstrations"))]
+    assert seeds == sorted(seeds)  # a grid that is stopped has whole columns of few seeds
+
 
 @pytest.mark.slow
 def test_a_cluster_of_two_nodes_finishes_every_cell_although_a_worker_is_killed(tmp_path):

@@ -12,12 +12,20 @@ from benchmark import chain, report, scores
 from experts import table
 
 
-def test_readme_shows_the_committed_results():
-    text = (report.ROOT / "README.md").read_text()
+@pytest.mark.parametrize("path", report.READMES, ids=lambda path: path.name)
+def test_readme_shows_the_committed_results(path):
+    text = path.read_text()
     for name in report.TABLES:
         assert f"<!-- {name}: " in text
         assert f"<!-- end of {name} -->" in text
     assert report.updated(text) == text
+
+
+def test_both_readmes_have_the_same_code_links_and_sections():
+    english, chinese = (path.read_text() for path in report.READMES)
+    for pattern in (r"```.*?```", r"\]\((?!README)[^)]+\)", r"^#+ "):
+        found = [sorted(re.findall(pattern, text, re.S | re.M)) for text in (english, chinese)]
+        assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("script", [*report.SCRIPTS, *report.DAGGERS])
