@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 import bc_mog
-from benchmark import chain, report, scores
+from benchmark import chain, compounding, report, scores
 from experts import table
 
 
@@ -120,3 +120,31 @@ def test_the_lines_that_load_a_policy_work(tmp_path, monkeypatch):
     names = {}
     exec(python_in_readme("load_file"), names)
     assert names["action"] in env.action_space
+
+
+def test_a_mistake_is_an_action_far_from_the_experts_or_a_step_after_a_fall():
+    wrong = np.array([0.4, 0.6, 0.1])
+    made = compounding.mistakes([wrong, np.full(6, 0.4)], 6)
+    assert made.tolist() == [[0, 1, 1, 2, 3, 4], [0, 0, 0, 0, 0, 0]]
+
+
+def test_distances_are_in_standard_deviations_over_all_dimensions():
+    actions = np.array([[3.0, 0.0], [0.0, 8.0]])
+    episode = bc_mog.Episode(np.zeros((2, 4)), actions, None, {})
+    (found,) = compounding.distances([episode], lambda obs: np.zeros((2, 2)), np.array([1.0, 2.0]))
+    np.testing.assert_allclose(found, [3 / np.sqrt(2), 4 / np.sqrt(2)])
+
+
+def test_the_error_by_time_is_that_of_the_episodes_that_still_run():
+    n = compounding.BIN
+    short = np.ones(n)
+    long = np.concatenate([np.full(n, 3.0), np.full(n, 5.0)])
+    assert compounding.by_time([short, long], 3 * n) == [2.0, 5.0, None]
+
+
+def test_the_slope_is_the_power_of_the_horizon():
+    for power in (1, 2):
+        made = {str(T): 1e-3 * T**power for T in compounding.HORIZONS}
+        assert compounding.slope({"mistakes": made}) == pytest.approx(power)
+    made = dict.fromkeys(map(str, compounding.HORIZONS), 0.0)
+    assert np.isnan(compounding.slope({"mistakes": made}))
