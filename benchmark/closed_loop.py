@@ -43,7 +43,7 @@ def draw(axis, env_id):
     cloning = [row for row in rows if "--num-rounds 0" in row]
     points = np.array([np.concatenate(list(curves(env_id, row))) for row in cloning])
     label, colour = STYLE["bc"]
-    axis.plot(*points.mean(axis=1).T, "o-", color=colour, label=label)
+    axis.plot(*points.mean(axis=1).T, "o", color=colour, label=f"{label}, mean of the seeds")
     axis.plot(points[..., 0].ravel(), points[..., 1].ravel(), ".", color=colour, alpha=0.5)
     for row in rows:
         if row in cloning:

@@ -59,8 +59,8 @@ KEYS = {
     },
 }
 GOALS = {  # by the beginning of an environment's id, too
-    "LaneChange": "Pass the red car on either side, and reach the white line.",
-    "Slalom": "Pass each red car on either side, and reach the white line.",
+    "LaneChange": "Pass the red car, always on the same side, and reach the white line.",
+    "Slalom": "Pass the red cars, each always on the same side, and reach the white line.",
     "CartPole": "Keep the pole upright, and the cart in the picture.",
     "Acrobot": "Swing the tip above the line.",
     "MountainCar": "Reach the flag.",

@@ -696,7 +696,7 @@ def test_escape_ends_the_round_and_the_run_goes_on(pygame, at_frame, capsys):
     assert f"training / The novice learns from {labels} labels / " in said[1]
     training = f"training / The novice learns from {labels} labels / {score}"
     assert f"{training} / Next: round 2 of 2" in said
-    goal = "Pass the red car on either side, and reach the white line."
+    goal = "Pass the red car, always on the same side, and reach the white line."
     assert any(text.startswith(f"ready / Round 1 of 2 / {goal} / {score}") for text in said)
     assert any(text.startswith("evaluation") for text in said)
     assert any(f"{score} / Next: the final evaluation" in text for text in said)

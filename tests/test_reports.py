@@ -49,7 +49,7 @@ def test_a_chain_without_recovery_makes_mistakes_with_the_square_of_the_horizon(
         assert mistakes.mean() == pytest.approx(expected, rel=0.05)
     text = " ".join((report.ROOT / "README.md").read_text().split())
     numbers = [chain.exact(0.001, horizon) for horizon in (10, 100, 1000)]
-    says = "{:.2f} mistakes in 10 steps, {:.0f} in 100 and {:.0f} in 1,000"
+    says = "{:.3f} mistakes in 10 steps, {:.1f} in 100 and {:.0f} in 1,000"
     assert says.format(*numbers) in text
 
 
