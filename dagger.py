@@ -8,16 +8,17 @@
 Ross, Gordon & Bagnell, "A Reduction of Imitation Learning and Structured Prediction to No-Regret
 Online Learning", 2011 (https://arxiv.org/abs/1011.0686). A policy that errs with probability eps
 on the expert's states can make of the order of eps T^2 mistakes in T steps, since its mistakes lead
-to states that no demonstration covers. With labels on its own states the order is eps T, if the
-expert can recover from a mistake at a bounded cost.
+to states that no demonstration covers. One that errs with probability eps on its own states makes
+of the order of eps T, if the expert can recover from a mistake at a bounded cost.
 
-beta_1 = 1. Later beta_i is 0 (indicator), 0.5^(i-1) (exponential), or falls linearly to 0.
+beta_1 = 1. Later beta_i is 0 (indicator), or 0.5^(i-1) (exponential), or falls linearly to 0.
 Box action spaces are learned with squared loss, Discrete ones with cross-entropy.
 
 Differences from the paper:
-- pi_i starts from the weights of pi_(i-1), with a fresh optimiser.
+- pi_i starts from the weights of pi_(i-1), with the statistics of the new D and a fresh optimiser.
+- The linear schedule of beta is not in the paper.
 - The policy that is kept is the last one, and not the best on validation data.
-- --label-every keeps the labels of every n-th step only.
+- --label-every keeps the labels of every n-th step only; the expert is asked in each.
 
 `--num-rounds 0` is behaviour cloning. `--resume RUN` continues a run that was stopped.
 
@@ -68,7 +69,6 @@ class Args:
     hidden_dim: int = 256  # width of the hidden layers
     device: Literal["cpu", "cuda"] = "cpu"  # cuda is faster for much larger networks only
     # --- Evaluation and output ---
-    eval_every: int = 10_000  # updates between evaluations, one episode in each environment
     eval_episodes: int = 50  # episodes of the final evaluation
     capture_video: bool = False  # record three episodes of the final policy
     checkpoint: str | None = None  # evaluate this policy.safetensors; do not train
@@ -159,7 +159,7 @@ def drive(args, envs, policy, expert, beta, seed):
     for episode in range(0, args.episodes_per_round, envs.num_envs):
         obs, _ = envs.reset(seed=seed + episode)
         running = episode + np.arange(envs.num_envs) < args.episodes_per_round
-        # From a random number on: else of an episode that soon fails only the start is labelled.
+        # Counted from a random number on, or of a short episode only the start would be labelled.
         step = rng.integers(args.label_every, size=envs.num_envs)
         while running.any():
             by_expert = np.array(expert(obs.copy()))
@@ -180,7 +180,7 @@ def drive(args, envs, policy, expert, beta, seed):
 
 
 def get_beta(args, number):
-    """The expert's share of the steps in round number = i - 1; round 0 is the demonstrations."""
+    """beta_i of the round with this number, i - 1; round 0 is the demonstrations."""
     if number == 0:
         return 1.0
     if args.beta_schedule == "exponential":
@@ -586,7 +586,8 @@ def main(args):
         run = Path(args.resume)
         metadata, obs, actions = load_state(args, policy, envs, run)
     else:
-        get_expert(args, args.seed)  # refused now, not after the first training
+        if args.num_rounds > 0:
+            get_expert(args, args.seed)  # refused now, not after the first training
         demos = collect_demonstrations(args, envs)
         obs, actions = to_tensors(demos, args.label_every, args.device)
         metadata = describe(args, demos)

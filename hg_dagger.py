@@ -1,4 +1,4 @@
-"""HG-DAgger: the novice acts, a person takes over when it errs, and only that becomes a label.
+"""HG-DAgger: the novice acts, a person takes over when it errs, and only that becomes new labels.
 
     D <- the expert's own episodes,  pi_1 <- train(D)
     for i = 1, 2, ...:
@@ -9,17 +9,20 @@
 
 Kelly, Sidrane, Driggs-Campbell & Kochenderfer, "HG-DAgger: Interactive Imitation Learning with
 Human Experts", 2019 (https://arxiv.org/abs/1810.02890). The novice is the mean of E networks that
-differ in their initial weights. tau is a measure of risk, and decides nothing during training.
+differ in their initial weights. Doubt measures risk, with tau as its threshold; neither decides
+anything during training.
 
 The gate is a person (--gate human: hold a key to take over), or a rule in the person's place, which
 knows the expert: it takes over where a running mean of the disagreement between expert and novice
-exceeds a threshold, and hands back where it has fallen to half of that.
+exceeds a threshold, and hands back where it has fallen to half of that. So g depends on the steps
+before s, too. All labels of a person are kept, whatever --label-every says.
 
 Differences from the paper:
 - The simulated gate, and --label-every, which keeps the labels of every n-th step only.
-- pi_(i+1) starts from the weights of pi_i, with a fresh optimiser.
-- Box action spaces are learned with squared loss, Discrete ones with cross-entropy; doubt is in
-  standard deviations of the labels, or in probabilities.
+- pi_(i+1) starts from the weights of pi_i, with the statistics of the new D and a fresh optimiser.
+- Box action spaces are learned with squared loss, Discrete ones with cross-entropy. The covariance
+  in (3) is that of standardised actions, or of probabilities.
+- With --gate human the demonstrations are those of the expert of the repository, or of --dataset.
 
 `--resume RUN` continues a run that was stopped.
 
@@ -71,7 +74,6 @@ class Args:
     hidden_dim: int = 256  # width of the hidden layers
     device: Literal["cpu", "cuda"] = "cpu"  # cuda is faster for much larger networks only
     # --- Evaluation and output ---
-    eval_every: int = 10_000  # updates between evaluations, one episode in each environment
     eval_episodes: int = 50  # episodes of the final evaluation
     capture_video: bool = False  # record three episodes of the final policy
     checkpoint: str | None = None  # evaluate this policy.safetensors; do not train
@@ -200,8 +202,8 @@ def drive(args, envs, policy, expert, human, seed):
             human.begin_episode()
         running = episode + np.arange(envs.num_envs) < args.episodes_per_round
         gate = np.zeros(envs.num_envs, dtype=bool)  # g(s): the expert is in control
-        disagreement = np.zeros(envs.num_envs)
-        # From a random number on: else of an episode that soon fails only the start is labelled.
+        disagreement = np.zeros(envs.num_envs)  # its exponential running mean
+        # Counted from a random number on, or of a short episode only the start would be labelled.
         step = rng.integers(args.label_every, size=envs.num_envs)
         while running.any() and not (human and human.round_over):
             proposals, doubt = policy.act_and_doubt(obs)

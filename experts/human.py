@@ -13,7 +13,8 @@ from tqdm import tqdm
 from experts.driving import import_pygame
 
 # By the beginning of an environment's id: each key with its action and what it does. In Box action
-# spaces the actions of all keys that are held are added up, in Discrete ones the first one counts.
+# spaces the actions of all keys that are held are added up, in Discrete ones the first of the table
+# counts. "LunarLander-" is not the beginning of LunarLanderContinuous.
 ROAD_KEYS = {
     "up": ((0.9, 0.0), "upper lane"),
     "down": ((-0.9, 0.0), "lower lane"),
@@ -189,6 +190,8 @@ class HumanExpert:
         """
         if not self.drives_car:
             self.show()
+        if self.closed:
+            return proposals, np.zeros(1, dtype=bool)
         held = self.held_keys()
         self.tapped = set()
         self.recorder.by_person = bool(held)
@@ -305,7 +308,7 @@ class HumanExpert:
             return np.int64(chosen[0])
         action = np.sum(chosen, axis=0).clip(self.action_space.low, self.action_space.high)
         if self.drives_car and not {"up", "down", "space"}.intersection(held):
-            action[0] = obs[1].clip(-1, 1)  # keep the lane while the speed changes
+            action[0] = obs[1].clip(-1, 1)  # y / 4, as is the target: the car keeps its lane
         return action.astype(np.float32)
 
     def write_correction(self):

@@ -222,7 +222,6 @@ FLAGS = {
         "--hidden-dim 1",
         "--seed 2000000000",
         "--learning-rate 1e-30",
-        "--eval-every 7",
         "--max-episode-steps 1",
         "--run-dir new/deep/runs",
         "--no-capture-video",

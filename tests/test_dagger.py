@@ -744,6 +744,15 @@ def test_before_an_episode_the_window_says_how_the_last_one_went(pygame, tmp_pat
     assert said == [["get ready", "Episode 2 of 4", "Episode 1: return 0.68, failed", ""]] * 2
 
 
+def test_a_window_that_is_closed_in_an_episode_steers_nothing(pygame, tmp_path, capsys):
+    person = person_in("CartPole-v1", tmp_path)
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    _, gate = person(np.zeros((1, 4), np.float32), np.array([0]))
+    assert gate.tolist() == [False]
+    assert person.round_over
+    assert f"--resume {tmp_path}" in capsys.readouterr().err
+
+
 def test_keys_pressed_in_a_pause_steer_nothing(pygame, tmp_path, monkeypatch):
     person = person_in("CartPole-v1", tmp_path)
     draw = person.draw
