@@ -197,6 +197,8 @@ def drive(args, envs, policy, expert, human, seed):
     take_overs = []
     controlled = []
     for episode in range(0, args.episodes_per_round, envs.num_envs):
+        if human and human.round_over:
+            break
         obs, _ = envs.reset(seed=seed + episode)
         if human:
             human.begin_episode()

@@ -60,8 +60,8 @@ KEYS = {
     },
 }
 GOALS = {  # by the beginning of an environment's id, too
-    "LaneChange": "Pass the red car, always on the same side, and reach the white line.",
-    "Slalom": "Pass the red cars, each always on the same side, and reach the white line.",
+    "LaneChange": "Choose a side, pass the red car there in every episode, reach the white line.",
+    "Slalom": "Choose a side of each red car for all episodes, and reach the white line.",
     "CartPole": "Keep the pole upright, and the cart in the picture.",
     "Acrobot": "Swing the tip above the line.",
     "MountainCar": "Reach the flag.",
@@ -123,6 +123,7 @@ class HumanExpert:
         self.score = ""  # of the last training
         self.message = ""  # what the last command did
         self.next_round = ""
+        self.resume = ""  # how to go on after the window was closed
         self.next_frame = 0.0
         self.open_window(env_id)
 
@@ -142,12 +143,14 @@ class HumanExpert:
         self.num_episodes = args.episodes_per_round
         self.round = f"round {number} of {args.num_rounds}"
         self.next_round = f"round {number + 1} of {args.num_rounds}"
+        self.resume = f"; go on later with --resume {run}"
         if number == args.num_rounds:
             self.next_round = "the final evaluation"
+            self.resume = f"; for another round: --resume {run} --num-rounds {number + 1}"
         last = metadata["rounds"][-1]
         self.score = (
-            f"So far: {last['expert_labels']:,} labels, return {last['return_mean']:.2f} "
-            f"(demonstrations {metadata['expert_return']:.2f})"
+            f"Before this round: {last['expert_labels']:,} labels, "
+            f"return {last['return_mean']:.2f} (demonstrations {metadata['expert_return']:.2f})"
         )
 
         self.place = self.round
@@ -172,6 +175,7 @@ class HumanExpert:
         if self.round_over:
             return
         result = self.last_result()
+        self.recorder.result = ""
         self.episode += 1
         self.place = f"{self.round}   episode {self.episode} of {self.num_episodes}"
         for _ in range(2 * self.fps):  # two seconds to look at it
@@ -180,8 +184,11 @@ class HumanExpert:
             lines = [f"Episode {self.episode} of {self.num_episodes}", result, self.message]
             self.draw(GREY, "get ready", lines)
             self.take_events()
+            self.wait_in_pause()
+            self.tapped = set()
         self.take_events()
         self.tapped = set()
+        self.message = ""
 
     def __call__(self, obs, proposals):
         """The person's actions for obs (1, obs_dim), and whether the person acts, (1,) bool.
@@ -210,6 +217,7 @@ class HumanExpert:
         self.finish_correction()
         self.recorder.write()
         self.stage = "review"
+        self.message = ""
         self.wait_for_space("round over", self.review)
         self.stage = "waiting"
         if not self.closed:
@@ -315,6 +323,7 @@ class HumanExpert:
         """Write the correction under way beside its file, and rename."""
         if len(self.correction) == 1:
             self.path = self.directory / f"{time.time_ns()}.safetensors"  # in the order of time
+            self.message = ""
         obs, actions = zip(*self.correction, strict=True)
         temporary = self.path.with_suffix(".tmp")
         save_file({"obs": np.stack(obs), "actions": np.stack(actions)}, temporary)
@@ -331,16 +340,16 @@ class HumanExpert:
         self.correction = []
         self.message = "There is no correction to discard."
         if self.lengths:
-            path, _ = self.lengths.popitem()
+            path, length = self.lengths.popitem()
             path.unlink()
-            self.message = "The last correction is discarded."
+            self.message = f"Discarded: the last correction (labels: {length})."
 
     def count(self):
         return f"corrections: {len(self.lengths)}, labels: {sum(self.lengths.values())}"
 
     def last_result(self):
         """How the last episode of this round went."""
-        if self.episode == 0:
+        if not self.recorder.result:
             return ""
         return f"Episode {self.episode}: {self.recorder.result}"
 
@@ -381,9 +390,7 @@ class HumanExpert:
             return
         for event in self.pygame.event.get():
             if event.type == self.pygame.QUIT:
-                text = "closed: the novice learns from what there is"
-                if self.directory:
-                    text += f"; go on later with --resume {self.directory.parent}"
+                text = f"closed: the novice learns from what there is{self.resume}"
                 tqdm.write(text, file=sys.stderr)
                 self.close()
                 return
@@ -407,6 +414,13 @@ class HumanExpert:
         while not self.closed and "space" not in self.tapped:
             self.draw(GREY, status, lines())
             self.take_events()
+        self.tapped = set()
+
+    def wait_in_pause(self):
+        """Until P is pressed again, if it was pressed."""
+        while self.paused and not self.round_over:
+            self.draw(GREY, "paused", ["Paused", self.goal, self.message, "Press P to go on."])
+            self.take_events()
 
     def show(self):
         """Draw one frame of the episode, and take events; a pause ends in here."""
@@ -422,15 +436,13 @@ class HumanExpert:
         else:
             self.draw(BLUE, "the novice is in control")
         self.take_events()
-        while self.paused and not self.round_over:
-            self.draw(GREY, "paused", ["Paused", self.goal, self.message, "Press P to go on."])
-            self.take_events()
+        self.wait_in_pause()
 
     def commands(self):
         """What other keys do at this moment."""
         discard = "Backspace: discard the last correction"
         if self.stage == "driving":
-            return f"P: pause   {discard}   Esc: end the round"
+            return f"P: {'go on' if self.paused else 'pause'}   {discard}   Esc: end the round"
         if self.stage == "review":
             return f"Space: go on   {discard}"
         return "Close the window to end the run: the novice learns from what there is."
@@ -540,4 +552,6 @@ class EpisodeRecorder(gym.Wrapper):
             self.result = f"return {tensors['rewards'].sum():.2f}"
             if "is_success" in self.info:
                 self.result += ", success" if self.info["is_success"] else ", failed"
+            elif not (tensors["terminated"][-1] or tensors["truncated"][-1]):
+                self.result += ", broken off"
         self.steps = []

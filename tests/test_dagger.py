@@ -690,13 +690,13 @@ def test_escape_ends_the_round_and_the_run_goes_on(pygame, at_frame, capsys):
         "round 2 of 2 is over: the novice learns, then the final evaluation",
     ]
     labels = results["rounds"][0]["expert_labels"]
-    score = f"So far: {labels} labels, return {results['rounds'][0]['return_mean']:.2f} "
+    score = f"Before this round: {labels} labels, return {results['rounds'][0]['return_mean']:.2f} "
     score += f"(demonstrations {results['expert_return']:.2f})"
-    assert said[0].startswith("demonstrations / The expert demonstrates / Pass the red car")
+    assert said[0] == f"demonstrations / The expert demonstrates / {human.GOALS['LaneChange']}"
     assert f"training / The novice learns from {labels} labels / " in said[1]
     training = f"training / The novice learns from {labels} labels / {score}"
     assert f"{training} / Next: round 2 of 2" in said
-    goal = "Pass the red car, always on the same side, and reach the white line."
+    goal = human.GOALS["LaneChange"]
     assert any(text.startswith(f"ready / Round 1 of 2 / {goal} / {score}") for text in said)
     assert any(text.startswith("evaluation") for text in said)
     assert any(f"{score} / Next: the final evaluation" in text for text in said)
@@ -753,6 +753,24 @@ def test_a_window_that_is_closed_in_an_episode_steers_nothing(pygame, tmp_path, 
     assert f"--resume {tmp_path}" in capsys.readouterr().err
 
 
+def test_what_a_command_did_is_said_until_something_else_happens(pygame, tmp_path):
+    person = person_in("CartPole-v1", tmp_path)
+
+    def step(*keys):
+        for key in keys:
+            press(pygame, key)
+        person(np.zeros((1, 4), np.float32), np.array([0]))
+
+    step("backspace")
+    assert person.message == "There is no correction to discard."
+    step("left")
+    assert person.message == ""
+    step("backspace")
+    assert person.message == "Discarded: the last correction (labels: 1)."
+    person.begin_episode()
+    assert person.message == ""
+
+
 def test_keys_pressed_in_a_pause_steer_nothing(pygame, tmp_path, monkeypatch):
     person = person_in("CartPole-v1", tmp_path)
     draw = person.draw
@@ -805,7 +823,7 @@ def test_after_the_last_episode_a_correction_can_still_be_discarded(
     obs, _ = person.end_round()
     assert len(obs) == 0
     assert "Of this round: corrections: 1, labels: 1." in said[0]
-    assert "The last correction is discarded." in said[1]
+    assert "Discarded: the last correction (labels: 1)." in said[1]
     assert said[2] == "training / The novice learns"
     assert "round 1 of 2 is over: the novice learns, then round 2" in capsys.readouterr().err
 
