@@ -354,15 +354,6 @@ schedule
 schedule
     - .clamp(min=0.001)
     + .clamp(min=0.01)
-range_of_the_demonstrated
-    - half_range = (high - low) / 2
-    + half_range = high - low
-range_of_the_demonstrated
-    - actions = actions.unflatten(-1, (self.horizon, -1)).flatten(0, 1)
-    + actions = actions.unflatten(-1, (self.horizon, -1))[:, 0]
-constant_action
-    - torch.where(half_range > 1e-6, half_range, 1.0)
-    + torch.where(half_range > 1e-6, half_range, 1e-6)
 network_sees
     - angles.cos(), abar.sqrt(), (1 - abar).sqrt()]
     + angles.cos(), abar, (1 - abar).sqrt()]
@@ -402,21 +393,6 @@ signal_to_noise
 predicting_noise
     - return (eps - prediction).square().sum(-1).mean()
     + return (x0 - prediction).square().sum(-1).mean()
-average_starts
-    - self.num_averaged) / (10 + self.num_averaged)
-    + self.num_averaged) / (9 + self.num_averaged)
-average_starts
-    - min(self.ema_decay,
-    + max(self.ema_decay,
-average_starts
-    - average.lerp_(parameter, 1 - decay)
-    + average.lerp_(parameter, decay)
-average_acts
-    - self.predict(self.ema_net, obs, x, steps)
-    + self.predict(self.net, obs, x, steps)
-average_acts
-    - self.predict(self.net, obs, x, t)
-    + self.predict(self.ema_net, obs, x, t)
 quadratic
     - i**2 / n**2
     + i / n
@@ -447,32 +423,59 @@ ddpm
 in_the_environments_units
     - return self.action_centre + self.action_scale * x
     + return self.action_scale * x
-has_its_place
+
+[bc_diffusion test_chunks]
+
+range_of_the_demonstrated and diffusion
+    - half_range = (high - low) / 2
+    + half_range = high - low
+range_of_the_demonstrated and diffusion
+    - actions = actions.unflatten(-1, (self.horizon, -1)).flatten(0, 1)
+    + actions = actions.unflatten(-1, (self.horizon, -1))[:, 0]
+constant_action and diffusion
+    - torch.where(half_range > 1e-6, half_range, 1.0)
+    + torch.where(half_range > 1e-6, half_range, 1e-6)
+average_starts and diffusion
+    - self.num_averaged) / (10 + self.num_averaged)
+    + self.num_averaged) / (9 + self.num_averaged)
+average_starts and diffusion
+    - min(self.ema_decay,
+    + max(self.ema_decay,
+average_starts and diffusion
+    - average.lerp_(parameter, 1 - decay)
+    + average.lerp_(parameter, decay)
+average_acts and diffusion
+    - self.predict(self.ema_net, obs, x, steps)
+    + self.predict(self.net, obs, x, steps)
+average_acts and diffusion
+    - self.predict(self.net, obs, x, t)
+    + self.predict(self.ema_net, obs, x, t)
+has_its_place and diffusion
     - self.action_scale * x.unflatten(-1, (self.horizon, -1))
     + self.action_scale * x.unflatten(-1, (-1, self.horizon)).mT
-executed_in_order
+executed_in_order and diffusion
     - [:, : self.action_horizon]
     +
-executed_in_order
+executed_in_order and diffusion
     - self.queue.popleft()
     + self.queue.pop()
-episodes_begin
+episodes_begin and diffusion
     -         if at_start:
     -             at_start()
     +         pass
-evaluation_clears
+evaluation_clears and diffusion
     - , at_start=clear
     +
-actions_ahead
+actions_ahead and diffusion
     - np.minimum(t + np.arange(horizon), last)
     + np.minimum(t + 1 + np.arange(horizon), last)
-actions_ahead
+actions_ahead and diffusion
     - last = len(episode.actions) - 1
     + last = len(episode.actions) - 2
 
 [bc_diffusion test_shared]
 
-after_each_optimiser_step
+after_each_optimiser_step and diffusion
     - policy.update_average()
     + pass
 seeds_of_its_own and diffusion
@@ -494,6 +497,121 @@ leave_out and diffusion
     - obs, actions = to_tensors(demos[: args.num_demos], args.horizon, args.device)
     + obs, actions = to_tensors(demos, args.horizon, args.device)
 held_out_loss and diffusion
+    - held_out = to_tensors(demos[args.num_demos :], args.horizon, args.device)
+    + held_out = to_tensors(demos[: args.num_demos], args.horizon, args.device)
+
+[bc_flow test_flow]
+
+points_lie
+    - torch.randn_like(actions)
+    + torch.rand_like(actions)
+points_lie
+    - torch.rand(len(actions), 1, device=actions.device)
+    + torch.rand(len(actions), 1, device=actions.device).sqrt()
+points_lie
+    - x = (1 - t) * eps + t * actions
+    + x = (1 - t).sqrt() * eps + t * actions
+squared_error
+    - (1 - t).clamp(min=0.2)
+    + (1 - t).clamp(min=0.1)
+squared_error
+    - return error.square().sum(-1).mean()
+    + return error.square().mean()
+squared_error
+    -  - actions) / (1 - t)
+    +  - eps) / (1 - t)
+network_sees
+    - net(torch.cat([obs, x, t], dim=-1))
+    + net(torch.cat([obs, x, t.sqrt()], dim=-1))
+times_go
+    - 1 - (1 - k / n) ** 2
+    + k / n
+euler
+    -  - x) / (1 - t)  # (2)
+    +  - x)  # (2)
+euler
+    - x = x + (next_t - t) * velocity
+    + x = x + next_t * velocity
+exact_flow
+    - x = torch.randn(
+    + x = torch.rand(
+in_the_environments_units
+    - return self.action_centre + self.action_scale * x
+    + return self.action_scale * x
+
+[bc_flow test_chunks]
+
+range_of_the_demonstrated and flow
+    - half_range = (high - low) / 2
+    + half_range = high - low
+range_of_the_demonstrated and flow
+    - actions = actions.unflatten(-1, (self.horizon, -1)).flatten(0, 1)
+    + actions = actions.unflatten(-1, (self.horizon, -1))[:, 0]
+constant_action and flow
+    - torch.where(half_range > 1e-6, half_range, 1.0)
+    + torch.where(half_range > 1e-6, half_range, 1e-6)
+average_starts and flow
+    - self.num_averaged) / (10 + self.num_averaged)
+    + self.num_averaged) / (9 + self.num_averaged)
+average_starts and flow
+    - min(self.ema_decay,
+    + max(self.ema_decay,
+average_starts and flow
+    - average.lerp_(parameter, 1 - decay)
+    + average.lerp_(parameter, decay)
+average_acts and flow
+    - self.predict(self.ema_net, obs, x, column)
+    + self.predict(self.net, obs, x, column)
+average_acts and flow
+    - self.predict(self.net, obs, x, t)
+    + self.predict(self.ema_net, obs, x, t)
+has_its_place and flow
+    - self.action_scale * x.unflatten(-1, (self.horizon, -1))
+    + self.action_scale * x.unflatten(-1, (-1, self.horizon)).mT
+executed_in_order and flow
+    - [:, : self.action_horizon]
+    +
+executed_in_order and flow
+    - self.queue.popleft()
+    + self.queue.pop()
+episodes_begin and flow
+    -         if at_start:
+    -             at_start()
+    +         pass
+evaluation_clears and flow
+    - , at_start=clear
+    +
+actions_ahead and flow
+    - np.minimum(t + np.arange(horizon), last)
+    + np.minimum(t + 1 + np.arange(horizon), last)
+actions_ahead and flow
+    - last = len(episode.actions) - 1
+    + last = len(episode.actions) - 2
+
+[bc_flow test_shared]
+
+after_each_optimiser_step and flow
+    - policy.update_average()
+    + pass
+seeds_of_its_own and flow
+    - seed = 1_000_000 * args.seed + 500_000
+    -         clear
+    + seed = 1_000_000 * args.seed
+    +         clear
+videos_show_the_first_episodes and flow
+    - "video", at_start=policy.queue.clear)
+    + "video")
+disturbs_nothing and flow
+    - with torch.random.fork_rng():
+    + with torch.no_grad():
+disturbs_nothing and flow
+    -         torch.manual_seed(args.seed)
+    -         seed =
+    +         seed =
+leave_out and flow
+    - obs, actions = to_tensors(demos[: args.num_demos], args.horizon, args.device)
+    + obs, actions = to_tensors(demos, args.horizon, args.device)
+held_out_loss and flow
     - held_out = to_tensors(demos[args.num_demos :], args.horizon, args.device)
     + held_out = to_tensors(demos[: args.num_demos], args.horizon, args.device)
 

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
+SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion", "bc_flow"]
 DAGGERS = ["dagger", "hg_dagger"]
 ALL_SCRIPTS = [*SCRIPTS, *DAGGERS]
 LIGHT = [  # where the scripts have the same lines, most of them only with -m slow
@@ -554,6 +554,11 @@ USAGE_OF_ONE = {
     "no horizon": ("bc_diffusion", ["--horizon", "0"], "horizon"),
     "executing more than is drawn": ("bc_diffusion", ["--action-horizon", "2"], "action_horizon"),
     "more noise than DDPM": ("bc_diffusion", ["--eta", "1.5"], "eta must be"),
+    "no step of the flow": (
+        "bc_flow",
+        ["--num-inference-steps", "0"],
+        "num_inference_steps must be at least 1",
+    ),
     "an average that never moves": ("bc_diffusion", ["--ema-decay", "1"], "ema_decay must be"),
 }
 USAGE_OF_ONE |= {

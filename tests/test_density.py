@@ -15,8 +15,9 @@ POLICIES = {
     "bc_mog": {"num_components": 16, "min_std": 0.05, "hidden_dim": 128},
     "bc_autoregressive": {"smoothing": 0.05, "hidden_dim": 256},
     "bc_diffusion": {"num_inference_steps": 25, "fine_modes": True},
+    "bc_flow": {"num_inference_steps": 25},
 }
-NUM_UPDATES = {"bc_mog": 1500, "bc_autoregressive": 1500, "bc_diffusion": 6000}
+NUM_UPDATES = {"bc_mog": 1500, "bc_autoregressive": 1500, "bc_diffusion": 6000, "bc_flow": 6000}
 HARDER = {"modes that move": 3, "8 modes in 1d": 3, "8 modes in 2d": 2}  # times as many
 
 # Smaller networks, fewer updates and larger learning rates for the targets that are easy.
@@ -24,9 +25,10 @@ SMALL = {
     "bc_mog": {"num_components": 16, "min_std": 0.05, "hidden_dim": 32},
     "bc_autoregressive": {"smoothing": 0.05, "hidden_dim": 64, "num_bins": 64},
     "bc_diffusion": {"num_inference_steps": 25, "hidden_dim": 64},
+    "bc_flow": {"num_inference_steps": 25, "hidden_dim": 64},
 }
-FEW_UPDATES = {"bc_mog": 400, "bc_autoregressive": 400, "bc_diffusion": 800}
-LARGE_RATES = {"bc_mog": 3e-3, "bc_autoregressive": 1e-2, "bc_diffusion": 3e-3}
+FEW_UPDATES = {"bc_mog": 400, "bc_autoregressive": 400, "bc_diffusion": 800, "bc_flow": 800}
+LARGE_RATES = {"bc_mog": 3e-3, "bc_autoregressive": 1e-2, "bc_diffusion": 3e-3, "bc_flow": 3e-3}
 EASY = [
     ("bc_mog", "5 modes in 2d"),
     ("bc_mog", "xor"),
@@ -34,6 +36,8 @@ EASY = [
     ("bc_autoregressive", "xor"),
     ("bc_diffusion", "2 modes in 1d"),
     ("bc_diffusion", "xor"),
+    ("bc_flow", "2 modes in 1d"),
+    ("bc_flow", "xor"),
 ]
 SPREAD = 0.02
 NUM_DATA = 50_000

@@ -1,4 +1,4 @@
-"""The diffusion policy: schedule and both samplers against the published formulas, and chunks."""
+"""The diffusion policy: schedule and both samplers against the published formulas."""
 
 import math
 from itertools import pairwise
@@ -48,21 +48,6 @@ def test_the_schedule_is_the_squared_cosine_and_noising_once_is_noising_step_by_
         variance = (1 - beta) * variance + beta
         assert abar[t].sqrt().item() == pytest.approx(scale, rel=1e-9)
         assert 1 - abar[t].item() == pytest.approx(variance, rel=1e-9)
-
-
-def test_the_range_of_the_demonstrated_actions_becomes_minus_one_to_one():
-    policy = make(horizon=2)
-    chunks = torch.tensor([[1.0, -3.0, 5.0, -1.0], [2.0, -2.0, 4.0, -2.0]])  # horizon * act_dim
-    policy.set_statistics(torch.randn(2, 3), chunks)
-    assert policy.action_centre.tolist() == [3.0, -2.0]
-    assert policy.action_scale.tolist() == [2.0, 1.0]
-
-
-def test_a_constant_action_is_only_centred():
-    policy = make()
-    policy.set_statistics(torch.randn(2, 3), torch.tensor([[1.0, 7.0], [2.0, 7.0]]))
-    assert policy.action_centre.tolist() == [1.5, 7.0]
-    assert policy.action_scale.tolist() == [0.5, 1.0]
 
 
 def noised(policy, predict, num=20_000):
@@ -161,36 +146,6 @@ def test_with_fine_modes_the_network_sees_five_frequencies_of_the_noised_action(
             ):
                 assert (columns - feature).abs().amax(1).min() < 1e-4
     assert len(columns) == 3 + 2 * (1 + 2 * 5) + 2
-
-
-def test_the_average_starts_as_the_weights_and_follows_them_ever_more_slowly():
-    policy = make(ema_decay=0.3)
-    pairs = list(zip(policy.net.parameters(), policy.ema_net.parameters(), strict=True))
-    for parameter, average in pairs:
-        assert torch.equal(parameter, average)
-        assert not average.requires_grad
-
-    expected = [average.clone() for _, average in pairs]
-    for n in range(1, 6):
-        for parameter, _ in pairs:
-            parameter.data.normal_()
-        policy.update_average()
-        decay = min(0.3, (1 + n) / (10 + n))  # 0.18, 0.25, then 0.3
-        for i, (parameter, average) in enumerate(pairs):
-            expected[i] = decay * expected[i] + (1 - decay) * parameter
-            torch.testing.assert_close(average, expected[i])
-
-
-def test_the_average_acts_and_the_weights_themselves_learn():
-    policy = make()
-    seen = []
-    policy.net.register_forward_hook(lambda *_: seen.append("net"))
-    policy.ema_net.register_forward_hook(lambda *_: seen.append("average"))
-    policy.act(np.zeros((1, 3)))
-    assert set(seen) == {"average"}
-    seen.clear()
-    policy.loss(torch.zeros(4, 3), torch.zeros(4, 2))
-    assert seen == ["net"]
 
 
 # --- Samplers ---
@@ -292,78 +247,3 @@ def test_samples_are_in_the_environments_units():
     span = actions.amax(0) - actions.amin(0)
     expected = actions.amin(0) + span * torch.tensor([0.75, 0.0])
     torch.testing.assert_close(out, expected.expand_as(out))
-
-
-# --- Chunks ---
-
-
-def counting_policy():
-    """A policy that executes three of the four actions of each chunk; chunk k holds k.0 to k.3."""
-    policy = make(act_dim=1, horizon=4, action_horizon=3)
-    draws = []
-
-    def sample(obs):
-        draws.append(len(obs))
-        chunk = (len(draws) + 0.1 * torch.arange(4.0)) / 10
-        return chunk.view(1, 4, 1).expand(len(obs), -1, -1)
-
-    policy.sample = sample
-    return policy, draws
-
-
-def test_a_chunk_is_executed_in_order_before_the_next_is_drawn():
-    policy, draws = counting_policy()
-    taken = [(10 * policy.act(np.zeros((2, 3)))).tolist() for _ in range(5)]
-    expected = [[[k], [k]] for k in (1.0, 1.1, 1.2, 2.0, 2.1)]
-    np.testing.assert_allclose(taken, expected, atol=1e-5)
-    assert draws == [2, 2]
-
-
-def test_episodes_begin_with_a_chunk_of_their_own():
-    policy, _ = counting_policy()
-    args = bc_diffusion.Args(env_id="Pendulum-v1", max_episode_steps=4)
-    envs = bc_diffusion.make_envs(args, 2)
-    begin = policy.queue.clear
-    policy.act(np.zeros((5, 3)))  # what is left of this chunk, of another size, is dropped
-    episodes = bc_diffusion.rollout(envs, policy.act, 4, seed=0, at_start=begin)
-    firsts = [10 * episode.actions[0, 0] for episode in episodes]
-    np.testing.assert_allclose(firsts, [2.0, 2.0, 4.0, 4.0], atol=1e-5)
-    np.testing.assert_allclose(10 * episodes[2].actions[:, 0], [4.0, 4.1, 4.2, 5.0], atol=1e-5)
-
-
-def test_the_evaluation_clears_the_queue_where_episodes_begin():
-    policy, _ = counting_policy()
-    args = bc_diffusion.Args(env_id="Pendulum-v1", max_episode_steps=4)
-    envs = bc_diffusion.make_envs(args, 2)
-    first = bc_diffusion.evaluate(args, envs, policy, 2)
-    assert len(policy.queue) > 0
-    policy.sample = counting_policy()[0].sample
-    assert bc_diffusion.evaluate(args, envs, policy, 2) == first
-
-
-def test_a_chunk_of_actions_has_its_place_in_each_dimension():
-    policy = make(act_dim=2, horizon=3, action_horizon=3, num_inference_steps=1)
-    flat = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])  # action by action
-    policy.predict = lambda net, obs, x, t: flat.expand(len(obs), -1)
-    taken = [policy.act(np.zeros((1, 3)))[0].tolist() for _ in range(3)]
-    np.testing.assert_allclose(taken, [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], atol=1e-6)
-
-
-def episode(length, first):
-    """Observation t of an episode is first + t, and its action -(first + t), twice."""
-    obs = first + np.arange(length, dtype=float)[:, None]
-    actions = -np.repeat(obs, 2, axis=1)
-    return bc_diffusion.Episode(obs, actions, np.zeros(length), {})
-
-
-@pytest.mark.parametrize("horizon", [1, 3])
-def test_demonstrations_hold_the_actions_ahead_and_repeat_the_last(horizon):
-    episodes = [episode(4, 10), episode(1, 20), episode(2, 30)]
-    obs, actions = bc_diffusion.to_tensors(episodes, horizon, "cpu")
-    assert obs.flatten().tolist() == [10, 11, 12, 13, 20, 30, 31]
-    assert actions.shape == (7, 2 * horizon)
-    lasts = [13, 13, 13, 13, 20, 31, 31]
-    for t, last in enumerate(lasts):
-        for h in range(horizon):
-            expected = -min(obs[t, 0].item() + h, last)
-            assert actions[t, 2 * h : 2 * h + 2].tolist() == [expected, expected]

@@ -11,7 +11,7 @@ import pytest
 from tests import mutants
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
+SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion", "bc_flow"]
 SCRIPTS += ["dagger", "hg_dagger"]
 
 

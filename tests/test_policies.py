@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import distributions as D
 
-SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
+SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion", "bc_flow"]
 ALL_SCRIPTS = [*SCRIPTS, "dagger", "hg_dagger"]
 
 
@@ -151,7 +151,7 @@ def test_observations_are_standardised_and_clamped_at_ten(script):
     policy.set_statistics(obs, torch.rand(200, 2))
     seen = []
     network = policy.nets[0] if script == "hg_dagger" else policy.net
-    if script == "bc_diffusion":
+    if script in ("bc_diffusion", "bc_flow"):
         network = policy.ema_net
     network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
 
@@ -194,6 +194,13 @@ FLAGS = {
         "predict_noise": True,
         "ema_decay": 0.9,
         "fine_modes": True,
+        "horizon": 3,
+        "action_horizon": 2,
+    },
+    "bc_flow": {
+        "hidden_dim": 8,
+        "num_inference_steps": 7,
+        "ema_decay": 0.9,
         "horizon": 3,
         "action_horizon": 2,
     },

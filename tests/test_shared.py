@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests import walk
 from tests.walk import Watcher, args_for, by_seed, walk_envs
 
-SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
+SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion", "bc_flow"]
 DAGGERS = ["dagger", "hg_dagger"]
 ALL_SCRIPTS = [*SCRIPTS, *DAGGERS]
 
@@ -211,7 +211,7 @@ def test_videos_show_the_first_episodes_of_the_evaluation(script, tmp_path, monk
     envs = walk_envs(1)
     envs.render = lambda: ([np.zeros((16, 16, 3), np.uint8)],)
     monkeypatch.setattr(module, "make_video_envs", lambda args: envs)
-    if script == "bc_diffusion":
+    if script in ("bc_diffusion", "bc_flow"):
         policy.queue.append("an action of an earlier episode")
     module.record_videos(args, policy, tmp_path)
     assert [seed for seed in policy.seeds if seed >= 0] == [3_500_000, 3_500_001, 3_500_002]
@@ -406,7 +406,8 @@ def test_each_step_has_the_gradient_of_its_own_batch(script, tmp_path, steps):
     assert [[g.item() for g in gradients] for _, gradients, _ in steps] == [[1.0]] * 40
 
 
-def test_the_average_is_updated_after_each_optimiser_step(tmp_path, monkeypatch):
+@pytest.mark.parametrize("script", ["bc_diffusion", "bc_flow"])
+def test_the_average_is_updated_after_each_optimiser_step(script, tmp_path, monkeypatch):
     order = []
     plain_step = torch.optim.AdamW.step
 
@@ -416,7 +417,7 @@ def test_the_average_is_updated_after_each_optimiser_step(tmp_path, monkeypatch)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     monkeypatch.setattr(Watched, "update_average", lambda self: order.append("average"))
-    train_bc("bc_diffusion", tmp_path)
+    train_bc(script, tmp_path)
     assert order == ["step", "average"] * 40
 
 

@@ -65,6 +65,7 @@ CASES = [
     ("bc_autoregressive", "Pendulum-v1"),
     ("bc_autoregressive", "CartPole-v1"),
     ("bc_diffusion", "Pendulum-v1"),
+    ("bc_flow", "Pendulum-v1"),
     ("dagger", "Pendulum-v1"),
     ("dagger", "CartPole-v1"),
     ("hg_dagger", "Pendulum-v1"),

@@ -11,9 +11,10 @@ import pytest
 from tests import style
 
 ROOT = Path(__file__).parent.parent
-BC_SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
+BC_SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion", "bc_flow"]
 DAGGERS = ["dagger", "hg_dagger"]
 SCRIPTS = [*BC_SCRIPTS, *DAGGERS]
+CHUNKS = ["bc_diffusion", "bc_flow"]
 SAMPLERS = ["bc_gaussian", "bc_mog", "bc_autoregressive"]
 
 # Definitions that bear one name in several scripts are identical, except in these groups of
@@ -23,26 +24,26 @@ ALLOWED = {
         ["bc_autoregressive"],  # takes Discrete and MultiDiscrete actions too
         DAGGERS,  # take Discrete actions too
     ],
-    "rollout": [["bc_diffusion"]],  # a new episode begins with a chunk of its own
+    "rollout": [CHUNKS],  # a new episode begins with a chunk of its own
     "collect_demonstrations": [DAGGERS],  # --demo-env-id, and no held-out demonstrations
     "to_tensors": [
         ["bc_autoregressive"],  # a Discrete action is an action of one dimension
-        ["bc_diffusion"],  # chunks of actions
+        CHUNKS,  # chunks of actions
         DAGGERS,  # --label-every, and integer labels
     ],
     "evaluate": [
         SAMPLERS,  # draw actions, from a seed of their own
-        ["bc_diffusion"],  # draws actions too, and clears its queue
+        CHUNKS,  # draw actions too, and clear their queue
     ],
     "record_videos": [
-        ["bc_diffusion"],  # clears its queue
+        CHUNKS,  # clear their queue
     ],
     "describe": [
         ["dagger"],  # counts labels round by round
         ["hg_dagger"],  # keeps its doubts and tau as well
     ],
     "train": [
-        ["bc_diffusion"],  # the moving average, and chunks
+        CHUNKS,  # the moving average, and chunks
         ["dagger"],  # only the gradient steps of one round
         ["hg_dagger"],  # the same, while a person waits
     ],
@@ -54,6 +55,7 @@ ALLOWED = {
         ["bc_mog"],
         ["bc_autoregressive"],
         ["bc_diffusion"],
+        ["bc_flow"],
         ["hg_dagger"],
     ],
     "main": [
@@ -72,6 +74,7 @@ DIFF_BUDGETS = {
     ("bc_gaussian", "bc_mog"): 90,
     ("bc_mog", "bc_autoregressive"): 190,
     ("bc_mog", "bc_diffusion"): 280,
+    ("bc_diffusion", "bc_flow"): 140,
     ("bc_mse", "dagger"): 380,
     ("dagger", "hg_dagger"): 265,
 }
