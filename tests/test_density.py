@@ -15,9 +15,8 @@ POLICIES = {
     "bc_mog": {"num_components": 16, "min_std": 0.05, "hidden_dim": 128},
     "bc_autoregressive": {"smoothing": 0.05, "hidden_dim": 256},
     "bc_diffusion": {"num_inference_steps": 25, "fine_modes": True},
-    "bc_flow": {"num_inference_steps": 25},
 }
-NUM_UPDATES = {"bc_mog": 1500, "bc_autoregressive": 1500, "bc_diffusion": 6000, "bc_flow": 6000}
+NUM_UPDATES = {"bc_mog": 1500, "bc_autoregressive": 1500, "bc_diffusion": 6000}
 HARDER = {"modes that move": 3, "8 modes in 1d": 3, "8 modes in 2d": 2}  # times as many
 
 # Smaller networks, fewer updates and larger learning rates for the targets that are easy.
