@@ -523,7 +523,7 @@ def short_refusal(script, flags, capsys):
     return errors
 
 
-USAGE = {  # of all seven scripts
+USAGE = {  # of all scripts
     "no demonstrations": (["--num-demos", "0"], "num_demos must be at least 1"),
     "negative updates": (["--num-updates", "-5"], "num_updates must be at least 1"),
     "no batch": (["--batch-size", "0"], "batch_size must be at least 1"),
@@ -582,7 +582,7 @@ def test_wrong_usage_is_answered_in_a_box_and_leaves_nothing(name, capsys):
 
 
 OWN = ["--env-id", "strangers:Target-v0", "--expert"]
-SHARED = {  # of all seven scripts
+SHARED = {  # of all scripts
     "unknown environment": (["--env-id", "Hoper-v4"], "--env-id Hoper-v4 cannot be made"),
     "unknown module": (["--env-id", "nowhere:Env-v0"], "--env-id nowhere:Env-v0 cannot be made"),
     "environment without a version": (["--env-id", "a/b/c"], "--env-id a/b/c cannot be made"),
