@@ -1,20 +1,25 @@
-"""Behaviour cloning with flow matching: actions flow from noise along straight lines.
+"""Behaviour cloning with flow matching: a network learns the mean velocity from noise to actions.
 
     x_t = (1 - t) eps + t a,   eps ~ N(0, 1),   t ~ U(0, 1)                             (1)
     v(x, t, s) = (f(x, t, s) - x) / (1 - t)                                             (2)
     L = E || v(x_t, t, s) - (a - eps) ||^2 = E || f(x_t, t, s) - a ||^2 / (1 - t)^2     (3)
-    x <- x + (t' - t) v(x, t, s),   from t = 0 to 1                                     (4)
+    x <- x + (t' - t) v(x, t, s),   from x ~ N(0, 1) at t = 0 to an action at t = 1     (4)
+
+s is the observation, a the actions and f the network. On the line (1) the velocity a - eps equals
+(a - x_t) / (1 - t). Given x_t its mean is (2) with f = E[a | x_t, s], so that (3) is a loss of f.
+The lines are straight, the flow (4) is not where they cross. It is the sampler of bc_diffusion.py
+with --eta 0, for signal t and noise 1 - t.
 
 Lipman et al., "Flow Matching for Generative Modeling", 2023 (https://arxiv.org/abs/2210.02747), and
-Liu et al., "Flow Straight and Fast", 2023 (https://arxiv.org/abs/2209.03003). The velocity of the
-line (1) is a - eps. Given x_t, its mean is (2) with f = E[a | x_t, s]: the network is f. Black et
-al., "pi_0", 2024 (https://arxiv.org/abs/2410.24164) is such a policy for robots.
+Liu et al., "Flow Straight and Fast", 2023 (https://arxiv.org/abs/2209.03003), without its second
+stage. Black et al., "pi_0", 2024 (https://arxiv.org/abs/2410.24164) is such a policy for robots. An
+exponential moving average of the weights acts.
 
 Differences from the papers:
-- The network predicts the action f; they predict v itself.
-- In (3), 1 - t is at least 0.2, so that the weight stays finite.
-- Eight steps (4), denser near t = 1, where the modes are told apart.
-- An exponential moving average of the weights acts, as in bc_diffusion.py.
+- The network predicts the actions f, and not v.
+- The weight 1 / (1 - t)^2 in (3) is at most 25: its mean has no bound.
+- Eight Euler steps (4), shorter near t = 1, where modes that are close together part.
+- The network is an MLP that sees one observation and t. Actions are scaled to [-1, 1].
 - Chunks of actions are off by default (receding horizon: --horizon 16 --action-horizon 8).
 
 At test time (4) draws a chunk of `horizon` actions; the first `action_horizon` are executed.
@@ -153,18 +158,18 @@ class Policy(nn.Module):
         self.action_scale = torch.where(half_range > 1e-6, half_range, 1.0)
 
     def predict(self, net, obs, x, t):
-        """f: actions (B, horizon * act_dim) from x of the same shape and times t (B, 1)."""
+        """f: scaled actions (B, horizon * act_dim) from x of the same shape and times t (B, 1)."""
         obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
         return net(torch.cat([obs, x, t], dim=-1))
 
     def loss(self, obs, actions):
         chunks = actions.unflatten(-1, (self.horizon, -1))
-        actions = ((chunks - self.action_centre) / self.action_scale).flatten(1)
-        eps = torch.randn_like(actions)
-        t = torch.rand(len(actions), 1, device=actions.device)
-        x = (1 - t) * eps + t * actions  # (1)
-        error = (self.predict(self.net, obs, x, t) - actions) / (1 - t).clamp(min=0.2)
-        return error.square().sum(-1).mean()  # (3)
+        a = ((chunks - self.action_centre) / self.action_scale).flatten(1)
+        eps = torch.randn_like(a)
+        t = torch.rand(len(a), 1, device=a.device)
+        x = (1 - t) * eps + t * a  # (1)
+        velocity_error = (self.predict(self.net, obs, x, t) - a) / (1 - t).clamp(min=0.2)
+        return velocity_error.square().sum(-1).mean()  # (3)
 
     @torch.no_grad()
     def update_average(self):
@@ -176,7 +181,7 @@ class Policy(nn.Module):
             average.lerp_(parameter, 1 - decay)
 
     def times(self):
-        """From 0 to 1, in steps that shrink quadratically."""
+        """From 0 to 1, in steps that shrink; what remains falls quadratically."""
         n = self.num_inference_steps
         return [1 - (1 - k / n) ** 2 for k in range(n + 1)]
 
@@ -184,8 +189,8 @@ class Policy(nn.Module):
         """Chunks of actions (N, horizon, act_dim), drawn by following the flow from noise."""
         x = torch.randn(len(obs), self.net[-1].out_features, device=obs.device)
         for t, next_t in pairwise(self.times()):
-            column = torch.full((len(obs), 1), t, device=obs.device)
-            velocity = (self.predict(self.ema_net, obs, x, column) - x) / (1 - t)  # (2)
+            times = torch.full((len(obs), 1), t, device=obs.device)
+            velocity = (self.predict(self.ema_net, obs, x, times) - x) / (1 - t)  # (2)
             x = x + (next_t - t) * velocity  # (4)
         return self.action_centre + self.action_scale * x.unflatten(-1, (self.horizon, -1))
 

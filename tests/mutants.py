@@ -503,22 +503,22 @@ held_out_loss and diffusion
 [bc_flow test_flow]
 
 points_lie
-    - torch.randn_like(actions)
-    + torch.rand_like(actions)
+    - torch.randn_like(a)
+    + torch.rand_like(a)
 points_lie
-    - torch.rand(len(actions), 1, device=actions.device)
-    + torch.rand(len(actions), 1, device=actions.device).sqrt()
+    - torch.rand(len(a), 1, device=a.device)
+    + torch.rand(len(a), 1, device=a.device).sqrt()
 points_lie
-    - x = (1 - t) * eps + t * actions
-    + x = (1 - t).sqrt() * eps + t * actions
+    - x = (1 - t) * eps + t * a
+    + x = (1 - t).sqrt() * eps + t * a
 squared_error
     - (1 - t).clamp(min=0.2)
     + (1 - t).clamp(min=0.1)
 squared_error
-    - return error.square().sum(-1).mean()
-    + return error.square().mean()
+    - return velocity_error.square().sum(-1).mean()
+    + return velocity_error.square().mean()
 squared_error
-    -  - actions) / (1 - t)
+    -  - a) / (1 - t)
     +  - eps) / (1 - t)
 network_sees
     - net(torch.cat([obs, x, t], dim=-1))
@@ -560,8 +560,8 @@ average_starts and flow
     - average.lerp_(parameter, 1 - decay)
     + average.lerp_(parameter, decay)
 average_acts and flow
-    - self.predict(self.ema_net, obs, x, column)
-    + self.predict(self.net, obs, x, column)
+    - self.predict(self.ema_net, obs, x, times)
+    + self.predict(self.net, obs, x, times)
 average_acts and flow
     - self.predict(self.net, obs, x, t)
     + self.predict(self.ema_net, obs, x, t)
