@@ -327,7 +327,7 @@ class Driver:
     def __init__(self, envs, env_id):
         self.kept = []
 
-    def begin_round(self, directory, number, num_rounds, num_episodes):
+    def begin_round(self, run, number, args, metadata):
         pass
 
     def begin_episode(self):
@@ -349,7 +349,7 @@ class Driver:
             self.kept.append((obs[0], actions[0]))
         return actions, np.array([is_first])
 
-    def corrections(self):
+    def end_round(self):
         obs, actions = zip(*self.kept, strict=True)
         return np.stack(obs), np.stack(actions)
 
