@@ -43,7 +43,7 @@ def draw(axis, env_id):
     cloning = [row for row in rows if "--num-rounds 0" in row]
     points = np.array([np.concatenate(list(curves(env_id, row))) for row in cloning])
     label, colour = STYLE["bc"]
-    axis.plot(*points.mean(axis=1).T, "o", color=colour, label=f"{label}, mean of the seeds")
+    axis.plot(*points.mean(axis=1).T, "o", color=colour, label=f"{label} (large: mean)")
     axis.plot(points[..., 0].ravel(), points[..., 1].ravel(), ".", color=colour, alpha=0.5)
     for row in rows:
         if row in cloning:
@@ -68,7 +68,7 @@ def main():
     for axis, env_id in zip(axes, ENV_IDS, strict=True):
         draw(axis, env_id)
     axes[0].set_ylabel("return, the expert's is 1")
-    axes[0].legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.95))
+    axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.95))
     figure.savefig(ROOT / "benchmark" / "figures" / "closed_loop.png", dpi=130)
 
 

@@ -15,8 +15,8 @@ ROW = "bc_mse --num-demos 2 --num-envs 2 --num-updates 300 --eval-episodes 2 --h
 CELLS = [("LaneChange-v0", ROW, seed) for seed in range(3)]
 WRONG = ("LaneChange-v0", f"{ROW} --num-demos 0", 0)
 
-# Kills the first worker that it sees at work, and prints the process, the failed cells and for each
-# node how many tasks it has done.
+# Kills the first worker of its own that it sees at work, and prints the process and the failed
+# cells.
 PROGRAM = """
 import json, os, signal, sys, threading, time
 from pathlib import Path
@@ -24,11 +24,18 @@ from pathlib import Path
 from ray.cluster_utils import Cluster
 from benchmark import run
 
+def is_ours(process):
+    while process > 1 and process != os.getpid():
+        stat = Path(f"/proc/{process}/stat").read_text()
+        process = int(stat.rpartition(")")[2].split()[1])  # the parent
+    return process == os.getpid()
+
 def worker():
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if path.read_bytes().startswith(b"ray::run_script"):
-                return int(path.parent.name)
+            process = int(path.parent.name)
+            if path.read_bytes().startswith(b"ray::run_script") and is_ours(process):
+                return process
         except OSError:
             pass
 
