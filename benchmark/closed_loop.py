@@ -68,7 +68,7 @@ def main():
     for axis, env_id in zip(axes, ENV_IDS, strict=True):
         draw(axis, env_id)
     axes[0].set_ylabel("return, the expert's is 1")
-    axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.95))
+    axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(0, 0.6), fontsize=8)
     figure.savefig(ROOT / "benchmark" / "figures" / "closed_loop.png", dpi=130)
 
 
