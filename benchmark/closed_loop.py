@@ -18,7 +18,7 @@ from benchmark.scores import normalised
 
 ENV_IDS = ["Hopper-v4", "Walker2d-v4"]
 STYLE = {
-    "bc": ("behaviour cloning", "#6b6f76"),
+    "bc": ("cloning", "#6b6f76"),
     "dagger": ("DAgger", "#2a6fdb"),
     "hg_dagger": ("HG-DAgger", "#e08a1e"),
 }
