@@ -1,7 +1,7 @@
 """The picture of compounding errors: mistakes against the horizon, and error against time.
 
-    python -m benchmark.compounding                 # run what is missing, draw, print the slopes
-    python -m benchmark.compounding --num-cpus 0    # only draw what is there
+    python -m benchmark.compounding              # run what is missing, draw, print the slopes
+    python -m benchmark.compounding --only-draw  # what is there
 
 Each policy plays 100 episodes, and the expert is asked about every state. A mistake is an action
 that is further than half a standard deviation from the expert's (root mean square over the
@@ -28,14 +28,12 @@ HORIZONS = [10, 30, 100, 300, 1000]
 TOLERANCE = 0.5  # standard deviations
 BIN = 20  # steps over which an error is averaged in time
 SEEDS = [31, 32, 33]
+CLONING = [f"bc_mse --num-demos {n}" for n in (1, 4, 16, 64)]
 DAGGER = "dagger --num-rounds 15 --num-demos 1 --episodes-per-round 1"
 ROWS = {
-    "Walker2d-v4": [*(f"bc_mse --num-demos {n}" for n in (1, 4, 16, 64)), DAGGER],
-    "Hopper-v4": [*(f"bc_mse --num-demos {n}" for n in (1, 4, 16, 64)), DAGGER],
-    "Humanoid-v4": [
-        *(f"bc_mse --num-demos {n}" for n in (1, 4, 16, 64)),
-        "dagger --num-rounds 15 --num-demos 10 --episodes-per-round 2",
-    ],
+    "Walker2d-v4": [*CLONING, DAGGER],
+    "Hopper-v4": [*CLONING, DAGGER],
+    "Humanoid-v4": [*CLONING, "dagger --num-rounds 15 --num-demos 10 --episodes-per-round 2"],
 }
 BLUES = ["#c3d5ee", "#8fb1e0", "#4f83cc", "#1f4e94"]
 ORANGE = "#e08a1e"
@@ -43,10 +41,9 @@ ORANGE = "#e08a1e"
 
 @dataclass
 class Args:
-    env_ids: tuple[str, ...] = tuple(ROWS)
-    seeds: tuple[int, ...] = tuple(SEEDS)
-    num_cpus: int | None = None  # runs side by side; None: one for each core, 0: none
+    num_cpus: int | None = None  # runs side by side, each on one core; None: one for each core
     address: str | None = None  # of a Ray cluster, in place of this machine
+    only_draw: bool = False  # what is there, and run nothing
 
 
 def distances(episodes, act, std):
@@ -70,7 +67,7 @@ def mistakes(episodes, horizon):
 
 
 def by_time(episodes, horizon):
-    """Mean distance of those that still run, for each `BIN` steps; NaN where none does."""
+    """Mean distance of those that still run, for each `BIN` steps; None where none does."""
     padded = np.full((len(episodes), horizon), np.nan)
     for i, distance in enumerate(episodes):
         padded[i, : len(distance)] = distance
@@ -89,7 +86,7 @@ def measure(env_id, row, seed):
     from experts import load_expert
 
     torch.set_num_threads(1)
-    script, *flags = row.split()
+    _, script, *flags = row.split()  # after "compounding"
     policy, results = trained(script, env_id, seed, *flags)
     expert = load_expert(env_id)
     envs = bc_mse.make_envs(bc_mse.Args(env_id=env_id), 25)
@@ -121,10 +118,6 @@ def measure(env_id, row, seed):
 
 def cell(env_id, row, seed):
     return env_id, f"compounding {row}", seed
-
-
-def measure_cell(env_id, row, seed):
-    return measure(env_id, row.removeprefix("compounding "), seed)
 
 
 def results_of(env_id, row):
@@ -178,15 +171,10 @@ def draw(env_id, above, below):
 
 
 def main(args):
-    cells = [
-        cell(env_id, row, seed)
-        for seed in args.seeds
-        for env_id in args.env_ids
-        for row in ROWS[env_id]
-    ]
+    cells = [cell(env_id, row, seed) for seed in SEEDS for env_id in ROWS for row in ROWS[env_id]]
     missing = [found for found in cells if not path_of(*found).exists()]
-    if missing and args.num_cpus != 0:
-        run_cells(missing, args.address, args.num_cpus, measure_cell)
+    if missing and not args.only_draw:
+        run_cells(missing, args.address, args.num_cpus, measure)
 
     size = (4.2 * len(ROWS), 6.4)
     figure, axes = plt.subplots(2, len(ROWS), figsize=size, layout="constrained")

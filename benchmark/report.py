@@ -186,11 +186,10 @@ def closed():
     return table([*header, "expert's share of steps in rounds 1, 2, 3, 5, last", "n"], lines)
 
 
-def success(env_id, script, flag=""):
+def success(env_id, script):
     """Of behaviour cloning on a road, in percent."""
     _, seeds = OFFLINE[env_id]
-    row = f"{script} {flag} {ROAD}".replace("  ", " ")
-    return f"{mean_of(results_of(env_id, row, seeds), 'success_rate'):.1%}"
+    return f"{mean_of(results_of(env_id, f'{script} {ROAD}', seeds), 'success_rate'):.1%}"
 
 
 def closed_loop(env_id, script, is_cloning=False):
@@ -211,7 +210,7 @@ def claims():
     lane_change = ", ".join(success("LaneChange-v0", script) for script in expressive)
     slalom = ", ".join(success("Slalom-v0", script) for script in expressive)
     gaussian_mean = success("LaneChange-v0", "bc_gaussian")
-    gaussian_draws = success("LaneChange-v0", "bc_gaussian", "--stochastic")
+    gaussian_draws = success("LaneChange-v0", "bc_gaussian --stochastic")
     tasks = ["Hopper-v4", "Walker2d-v4", "LaneChangeDisturbed-v0"]
     cloning = "; ".join(closed_loop(env_id, "dagger", is_cloning=True) for env_id in tasks)
     dagger = "; ".join(closed_loop(env_id, "dagger") for env_id in tasks)

@@ -144,9 +144,9 @@ def missing_cells(args):
     """Triples of environment, row and seed that have no results yet, seed by seed."""
     grid = GRIDS[args.grid]
     cells = []
+    chosen = [with_demos(script, n) for script in SCRIPTS for n in args.num_demos]
     for env_id in args.env_ids or grid:
         rows, seeds = grid[env_id]
-        chosen = [with_demos(script, n) for script in SCRIPTS for n in args.num_demos]
         for number, seed in enumerate(args.seeds or seeds):
             for row in rows:
                 is_chosen = not args.scripts or row.split()[0] in args.scripts

@@ -114,12 +114,13 @@ class HumanExpert:
         self.closed = False
         self.round_over = False
         self.paused = False
-        self.in_control = False
         self.correction = []  # the one under way: pairs of observation and action
+        self.path = None  # of its file
         self.lengths = {}  # of the corrections of this round, in steps, by their paths
         self.tapped = set()  # keys that went down since the last decision
         self.directory = None
-        self.place = ""  # which round, which episode
+        self.round = ""  # in words, as "round 1 of 2"
+        self.episode = 0  # of this round, from 1 on; 0 before the first
         self.score = ""  # of the last training
         self.message = ""  # what the last command did
         self.next_round = ""
@@ -153,7 +154,6 @@ class HumanExpert:
             f"return {last['return_mean']:.2f} (demonstrations {metadata['expert_return']:.2f})"
         )
 
-        self.place = self.round
         lines = [
             self.round.capitalize(),
             self.goal,
@@ -171,13 +171,12 @@ class HumanExpert:
 
     def begin_episode(self):
         """End a correction that is under way, and forget keys typed while nobody drove."""
-        self.finish_correction()
+        self.correction = []
         if self.round_over:
             return
         result = self.last_result()
         self.recorder.result = ""
         self.episode += 1
-        self.place = f"{self.round}   episode {self.episode} of {self.num_episodes}"
         for _ in range(2 * self.fps):  # two seconds to look at it
             if self.round_over:
                 return
@@ -203,18 +202,17 @@ class HumanExpert:
         self.tapped = set()
         self.recorder.by_person = bool(held)
         if not held:
-            self.finish_correction()
+            self.correction = []
             return proposals, np.zeros(1, dtype=bool)
 
         action = self.choose_action(held, obs[0])
         self.correction.append((obs[0].astype(np.float32), action))
         self.write_correction()
-        self.in_control = True
         return np.array([action], dtype=proposals.dtype), np.ones(1, dtype=bool)
 
     def end_round(self):
         """Let the person look back; then the round's corrections, as `corrections` returns them."""
-        self.finish_correction()
+        self.correction = []
         self.recorder.write()
         self.stage = "review"
         self.message = ""
@@ -330,11 +328,6 @@ class HumanExpert:
         temporary.replace(self.path)
         self.lengths[self.path] = len(self.correction)
 
-    def finish_correction(self):
-        """Hand back to the novice."""
-        self.in_control = False
-        self.correction = []
-
     def discard_correction(self):
         """Throw the last correction of this round away, the one under way if there is one."""
         self.correction = []
@@ -427,9 +420,9 @@ class HumanExpert:
         if self.round_over:
             return
         held = self.held_keys()
-        if self.in_control and held:
+        if self.correction and held:
             self.draw(ORANGE, "YOU are in control")
-        elif self.in_control:
+        elif self.correction:
             self.draw(ORANGE, "you hand back")
         elif held:
             self.draw(ORANGE, "you take over")
@@ -460,7 +453,9 @@ class HumanExpert:
         self.pygame.draw.rect(self.screen, colour, frame, width=4)
         self.pygame.draw.rect(self.screen, colour, (0, 0, width, 40))
         self.write(status, (12, 9), WHITE, self.large_font)
-        place = self.place
+        place = self.round
+        if self.episode > 0:
+            place += f"   episode {self.episode} of {self.num_episodes}"
         if self.stage != "waiting":
             place += f"   {self.count()}"
         self.write(place, (320, 12), WHITE)

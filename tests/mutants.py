@@ -420,12 +420,12 @@ ddpm
 ddpm
     -  + sigma * z
     +
-in_the_environments_units
-    - return self.action_centre + self.action_scale * x
-    + return self.action_scale * x
 
 [bc_diffusion test_chunks]
 
+in_the_environments_units and diffusion
+    - return self.action_centre + self.action_scale * x
+    + return self.action_scale * x
 range_of_the_demonstrated and diffusion
     - half_range = (high - low) / 2
     + half_range = high - low
@@ -535,12 +535,12 @@ euler
 exact_flow
     - x = torch.randn(
     + x = torch.rand(
-in_the_environments_units
-    - return self.action_centre + self.action_scale * x
-    + return self.action_scale * x
 
 [bc_flow test_chunks]
 
+in_the_environments_units and flow
+    - return self.action_centre + self.action_scale * x
+    + return self.action_scale * x
 range_of_the_demonstrated and flow
     - half_range = (high - low) / 2
     + half_range = high - low

@@ -72,6 +72,17 @@ def test_the_average_acts_and_the_weights_themselves_learn(module):
     assert seen == ["net"]
 
 
+def test_samples_are_in_the_environments_units(module):
+    policy = make(module, num_inference_steps=1)
+    actions = torch.rand(100, 2) * torch.tensor([4.0, 0.2]) + torch.tensor([3.0, -5.0])
+    policy.set_statistics(torch.zeros(100, 3), actions)
+    policy.predict = lambda net, obs, x, t: torch.tensor([0.5, -1.0]).expand_as(x)
+    out = policy.sample(torch.zeros(1000, 3)).flatten(1)
+    span = actions.amax(0) - actions.amin(0)
+    expected = actions.amin(0) + span * torch.tensor([0.75, 0.0])
+    torch.testing.assert_close(out, expected.expand_as(out))
+
+
 # --- Chunks ---
 
 

@@ -479,6 +479,13 @@ def press(pygame, name):
     pygame.event.post(event)
 
 
+def step_with(person, *keys):
+    """One step of CartPole-v1, in which these keys are tapped."""
+    for key in keys:
+        press(person.pygame, key)
+    person(np.zeros((1, 4), np.float32), np.array([0]))
+
+
 TWO_ROUNDS = hg_dagger.Args(num_rounds=2, episodes_per_round=4)
 LAST = {"expert_return": 1.0, "rounds": [{"expert_labels": 62, "return_mean": 0.9}]}
 
@@ -756,16 +763,11 @@ def test_a_window_that_is_closed_in_an_episode_steers_nothing(pygame, tmp_path, 
 def test_what_a_command_did_is_said_until_something_else_happens(pygame, tmp_path):
     person = person_in("CartPole-v1", tmp_path)
 
-    def step(*keys):
-        for key in keys:
-            press(pygame, key)
-        person(np.zeros((1, 4), np.float32), np.array([0]))
-
-    step("backspace")
+    step_with(person, "backspace")
     assert person.message == "There is no correction to discard."
-    step("left")
+    step_with(person, "left")
     assert person.message == ""
-    step("backspace")
+    step_with(person, "backspace")
     assert person.message == "Discarded: the last correction (labels: 1)."
     person.begin_episode()
     assert person.message == ""
@@ -844,17 +846,12 @@ def test_a_pause_ends_with_its_round(pygame, tmp_path):
 def test_backspace_discards_the_last_correction(pygame, tmp_path):
     person = person_in("CartPole-v1", tmp_path)
 
-    def step(*keys):
-        for key in keys:
-            press(pygame, key)
-        person(np.zeros((1, 4), np.float32), np.array([0]))
-
-    step("left")
-    step()
-    step("right")
-    step("right", "backspace")  # the one under way; what comes after it is another one
+    step_with(person, "left")
+    step_with(person)
+    step_with(person, "right")
+    step_with(person, "right", "backspace")  # the one under way; what comes after it is another one
     assert person.corrections()[1].tolist() == [0, 1]
-    step("backspace")
+    step_with(person, "backspace")
     assert person.corrections()[1].tolist() == [0]
     again = person_in("CartPole-v1", tmp_path)  # also one from before the run was stopped
     press(pygame, "backspace")
