@@ -20,6 +20,8 @@ Differences from the papers:
 - The weight 1 / (1 - t)^2 in (3) is at most 25: its mean has no bound.
 - Eight Euler steps (4), shorter near t = 1, where modes that are close together part.
 - The network is an MLP that sees one observation and t. Actions are scaled to [-1, 1].
+- --fine-modes adds Fourier features of x_t (https://arxiv.org/abs/2006.10739): for modes close
+  together, with more steps.
 - Chunks of actions are off by default (receding horizon: --horizon 16 --action-horizon 8).
 
 At test time (4) draws a chunk of `horizon` actions; the first `action_horizon` are executed.
@@ -80,6 +82,7 @@ class Args:
     # --- Flow matching ---
     num_inference_steps: int = 8  # at test time
     ema_decay: float = 0.999  # of the moving average of the weights
+    fine_modes: bool = False  # for modes close together, with more inference steps
     horizon: int = 1  # actions in a chunk
     action_horizon: int = 1  # actions executed before the next chunk is drawn
 
@@ -117,6 +120,7 @@ class Policy(nn.Module):
         hidden_dim=256,
         num_inference_steps=8,
         ema_decay=0.999,
+        fine_modes=False,
         horizon=1,
         action_horizon=1,
     ):
@@ -130,8 +134,11 @@ class Policy(nn.Module):
         self.queue = deque()  # what remains of the current chunk, each entry (N, act_dim)
         self.num_averaged = 0
 
+        num_frequencies = 5 if fine_modes else 0
+        self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(num_frequencies))
+        x_dim = (1 + 2 * num_frequencies) * horizon * act_dim
         self.net = nn.Sequential(
-            nn.Linear(obs_dim + horizon * act_dim + 1, hidden_dim),  # obs, x and t
+            nn.Linear(obs_dim + x_dim + 1, hidden_dim),  # obs, x and t
             nn.GELU(),
             nn.Linear(hidden_dim, hidden_dim),
             nn.GELU(),
@@ -160,7 +167,8 @@ class Policy(nn.Module):
     def predict(self, net, obs, x, t):
         """f: scaled actions (B, horizon * act_dim) from x of the same shape and times t (B, 1)."""
         obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
-        return net(torch.cat([obs, x, t], dim=-1))
+        angles = (x[..., None] * self.frequencies).flatten(1)  # of no columns without fine_modes
+        return net(torch.cat([obs, x, angles.sin(), angles.cos(), t], dim=-1))
 
     def loss(self, obs, actions):
         chunks = actions.unflatten(-1, (self.horizon, -1))
@@ -541,6 +549,7 @@ def make_policy(args, envs):
         hidden_dim=args.hidden_dim,
         num_inference_steps=args.num_inference_steps,
         ema_decay=args.ema_decay,
+        fine_modes=args.fine_modes,
         horizon=args.horizon,
         action_horizon=args.action_horizon,
     ).to(args.device)

@@ -3,15 +3,19 @@
     python -m benchmark.compounding              # run what is missing, draw, print the slopes
     python -m benchmark.compounding --only-draw  # what is there
 
-Each policy plays 100 episodes, and the expert is asked about every state. A mistake is an action
+Each policy plays 50 episodes, and the expert is asked about every state. A mistake is an action
 that is further than half a standard deviation from the expert's (root mean square over the
 dimensions, standard deviations of the expert's actions), and every step after a fall. Beside it
 stands what supervised learning promises: the rate of mistakes on the expert's own states, times the
 horizon T. With errors that do not compound both grow with T; where one mistake leads to the next,
 mistakes grow with T squared (Ross & Bagnell 2010, Theorem 2.1; Ross et al. 2011, Section 2).
+
+A slope is fitted to the mean over all episodes, at the horizons where there are mistakes; its
+interval is a 95% bootstrap over the seeds and over the episodes of each.
 """
 
 import json
+import time
 from dataclasses import dataclass
 
 import matplotlib
@@ -23,17 +27,18 @@ import tyro
 
 from benchmark.run import ROOT, path_of, run_cells, trained
 
-NUM_EPISODES = 100
-HORIZONS = [10, 30, 100, 300, 1000]
+NUM_EPISODES = 50
+HORIZONS = [10, 20, 50, 100, 200, 500, 1000]
 TOLERANCE = 0.5  # standard deviations
 BIN = 20  # steps over which an error is averaged in time
 SEEDS = [31, 32, 33]
-CLONING = [f"bc_mse --num-demos {n}" for n in (1, 4, 16, 64)]
-DAGGER = "dagger --num-rounds 15 --num-demos 1 --episodes-per-round 1"
+FEW_EVALUATIONS = "--eval-every 20000 --eval-episodes 25"  # the episodes here are others
+CLONING = [f"bc_mse --num-demos {n} {FEW_EVALUATIONS}" for n in (1, 4, 16, 64)]
+DAGGER = "dagger --num-rounds 15 --eval-episodes 25"
 ROWS = {
-    "Walker2d-v4": [*CLONING, DAGGER],
-    "Hopper-v4": [*CLONING, DAGGER],
-    "Humanoid-v4": [*CLONING, "dagger --num-rounds 15 --num-demos 10 --episodes-per-round 2"],
+    "Walker2d-v4": [*CLONING, f"{DAGGER} --num-demos 1 --episodes-per-round 1"],
+    "Hopper-v4": [*CLONING, f"{DAGGER} --num-demos 1 --episodes-per-round 1"],
+    "Humanoid-v4": [*CLONING, f"{DAGGER} --num-demos 10 --episodes-per-round 2"],
 }
 BLUES = ["#c3d5ee", "#8fb1e0", "#4f83cc", "#1f4e94"]
 ORANGE = "#e08a1e"
@@ -85,6 +90,7 @@ def measure(env_id, row, seed):
     import bc_mse
     from experts import load_expert
 
+    start = time.time()
     torch.set_num_threads(1)
     _, script, *flags = row.split()  # after "compounding"
     policy, results = trained(script, env_id, seed, *flags)
@@ -99,21 +105,22 @@ def measure(env_id, row, seed):
     on_experts = distances(experts, policy.act, std)
     on_own = distances(own, expert, std)
     rate = float(np.mean(np.concatenate(on_experts) > TOLERANCE))
-    made = mistakes(on_own, horizon).mean(axis=0)
+    made = mistakes(on_own, horizon)
     measured = {
         "env_id": env_id,
         "row": row,
         "seed": seed,
         "expert_labels": results["expert_labels"],
-        "return_mean": results["return_mean"],
-        "total_seconds": results["total_seconds"],
+        "return_mean": float(np.mean([episode.rewards.sum() for episode in own])),
+        "total_seconds": time.time() - start,
         "rate_on_expert": rate,
-        "mistakes": {str(T): float(made[T - 1]) for T in HORIZONS},
+        "mistakes": {str(T): made[:, T - 1].tolist() for T in HORIZONS},  # of each episode
         "error_on_expert": by_time(on_experts, horizon),
         "error_on_own": by_time(on_own, horizon),
     }
-    line = f"{row} on {env_id}, seed {seed}: {made[-1]:.2f} mistakes, {rate * horizon:.2f} promised"
-    return json.dumps(measured, indent=2), line
+    total = made[:, -1].mean()
+    line = f"{row} on {env_id}, seed {seed}: {total:.2f} mistakes, {rate * horizon:.2f} promised"
+    return json.dumps(measured), line
 
 
 def cell(env_id, row, seed):
@@ -125,20 +132,36 @@ def results_of(env_id, row):
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
-def slope(results):
+def mistakes_of(results):
+    """(seeds, episodes, horizons)"""
+    return np.array([[result["mistakes"][str(T)] for T in HORIZONS] for result in results]).mT
+
+
+def slope(made):
     """Of log mistakes against log T, by least squares where there are any; NaN if at one T only."""
-    made = np.array([results["mistakes"][str(T)] for T in HORIZONS])
     some = made > 0
     if some.sum() < 2:
         return np.nan
     return float(np.polyfit(np.log(np.array(HORIZONS)[some]), np.log(made[some]), 1)[0])
 
 
+def slope_interval(made, num_samples=1000):
+    """The middle 95% of the slopes for seeds redrawn, and episodes redrawn within each."""
+    rng = np.random.default_rng(0)
+    num_seeds, num_episodes, _ = made.shape
+    slopes = []
+    for _ in range(num_samples):
+        seeds = rng.integers(num_seeds, size=(num_seeds, 1))
+        episodes = rng.integers(num_episodes, size=(num_seeds, num_episodes))
+        slopes.append(slope(made[seeds, episodes].mean(axis=(0, 1))))
+    return np.nanquantile(slopes, [0.025, 0.975])
+
+
 def label_of(row, results):
     labels = np.mean([result["expert_labels"] for result in results])
     if row.startswith("dagger"):
         return f"DAgger, {labels:,.0f} labels"
-    num_demos = int(row.split()[-1])
+    num_demos = int(row.split()[2])
     return f"cloning, {num_demos} demonstration{'s' if num_demos > 1 else ''}"
 
 
@@ -149,7 +172,7 @@ def draw(env_id, above, below):
         results = results_of(env_id, row)
         if not results:
             continue
-        made = np.array([[result["mistakes"][str(T)] for T in HORIZONS] for result in results])
+        made = mistakes_of(results).mean(axis=1)
         promised = np.mean([result["rate_on_expert"] for result in results]) * np.array(HORIZONS)
         above.plot(HORIZONS, made.mean(axis=0), "o-", color=colour, label=label_of(row, results))
         above.fill_between(HORIZONS, made.min(axis=0), made.max(axis=0), color=colour, alpha=0.2)
@@ -181,9 +204,17 @@ def main(args):
     for column, env_id in enumerate(ROWS):
         draw(env_id, *axes[:, column])
         for row in ROWS[env_id]:
-            slopes = np.array([slope(result) for result in results_of(env_id, row)])
-            text = ", ".join(f"{value:.2f}" for value in slopes)
-            print(f"{env_id}  {row}: slopes {text or 'not measured'}")
+            results = results_of(env_id, row)
+            if not results:
+                continue
+            made = mistakes_of(results)
+            promised = np.mean([result["rate_on_expert"] for result in results]) * HORIZONS[-1]
+            low, high = slope_interval(made)
+            print(
+                f"{env_id}  {label_of(row, results)}: {made[..., -1].mean():.2f} mistakes, "
+                f"{promised:.2f} promised, slope {slope(made.mean(axis=(0, 1))):.2f} "
+                f"({low:.2f} to {high:.2f}), {len(results)} seeds"
+            )
     axes[0, 0].set_ylabel("mistakes (dashed: promised)")
     axes[1, 0].set_ylabel("error on its own states\n(dashed: on the expert's)")
     for axis in axes[0]:

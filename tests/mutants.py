@@ -357,12 +357,6 @@ schedule
 network_sees
     - angles.cos(), abar.sqrt(), (1 - abar).sqrt()]
     + angles.cos(), abar, (1 - abar).sqrt()]
-five_frequencies
-    - math.pi * 2.0 ** torch.arange(num_frequencies)
-    + math.pi * torch.arange(num_frequencies)
-five_frequencies
-    - [obs, x, angles.sin(), angles.cos(),
-    + [obs, x, angles.sin(), angles.sin(),
 little_noise
     - t = (t.square() / self.num_diffusion_steps).ceil().long()
     + pass
@@ -423,6 +417,12 @@ ddpm
 
 [bc_diffusion test_chunks]
 
+five_frequencies and diffusion
+    - math.pi * 2.0 ** torch.arange(num_frequencies)
+    + math.pi * torch.arange(num_frequencies)
+five_frequencies and diffusion
+    - [obs, x, angles.sin(), angles.cos(),
+    + [obs, x, angles.sin(), angles.sin(),
 in_the_environments_units and diffusion
     - return self.action_centre + self.action_scale * x
     + return self.action_scale * x
@@ -521,8 +521,8 @@ squared_error
     -  - a) / (1 - t)
     +  - eps) / (1 - t)
 network_sees
-    - net(torch.cat([obs, x, t], dim=-1))
-    + net(torch.cat([obs, x, t.sqrt()], dim=-1))
+    - angles.cos(), t]
+    + angles.cos(), t.sqrt()]
 times_go
     - 1 - (1 - k / n) ** 2
     + k / n
@@ -538,6 +538,12 @@ exact_flow
 
 [bc_flow test_chunks]
 
+five_frequencies and flow
+    - math.pi * 2.0 ** torch.arange(num_frequencies)
+    + math.pi * torch.arange(num_frequencies)
+five_frequencies and flow
+    - [obs, x, angles.sin(), angles.cos(),
+    + [obs, x, angles.sin(), angles.sin(),
 in_the_environments_units and flow
     - return self.action_centre + self.action_scale * x
     + return self.action_scale * x

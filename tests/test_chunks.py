@@ -1,5 +1,7 @@
 """What bc_diffusion.py and bc_flow.py share: chunks, units and the average of the weights."""
 
+import math
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -40,6 +42,25 @@ def test_a_constant_action_is_only_centred(module):
     policy.set_statistics(torch.randn(2, 3), torch.tensor([[1.0, 7.0], [2.0, 7.0]]))
     assert policy.action_centre.tolist() == [1.5, 7.0]
     assert policy.action_scale.tolist() == [0.5, 1.0]
+
+
+def test_with_fine_modes_the_network_sees_five_frequencies_of_the_noised_action(module):
+    policy = make(module, fine_modes=True)
+    seen = []
+    policy.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = 2 * torch.rand(3, 2) - 1
+    t = torch.tensor([1, 50, 7]) if module is bc_diffusion else torch.rand(3, 1)
+    policy.predict(policy.net, torch.zeros(3, 3), x, t)
+    columns = seen[0].T
+    for d in range(2):
+        for waves in (1, 2, 4, 8, 16):  # in the range of the actions, from -1 to 1
+            for feature in (
+                torch.sin(math.pi * waves * x[:, d]),
+                torch.cos(math.pi * waves * x[:, d]),
+            ):
+                assert (columns - feature).abs().amax(1).min() < 1e-4
+    time_columns = 2 if module is bc_diffusion else 1
+    assert len(columns) == 3 + 2 * (1 + 2 * 5) + time_columns
 
 
 def test_the_average_starts_as_the_weights_and_follows_them_ever_more_slowly(module):

@@ -2,7 +2,7 @@
 
 Every mode must be found, with its mass within 3 percentage points, and less than 2% of the samples
 may lie outside every mode. The modes are close, so the floors of sigma and of smoothing are lower
-than by default, and diffusion takes more steps, with `--fine-modes`.
+than by default, and diffusion and flow take more steps, with `--fine-modes`.
 """
 
 import numpy as np
@@ -15,8 +15,9 @@ POLICIES = {
     "bc_mog": {"num_components": 16, "min_std": 0.05, "hidden_dim": 128},
     "bc_autoregressive": {"smoothing": 0.05, "hidden_dim": 256},
     "bc_diffusion": {"num_inference_steps": 25, "fine_modes": True},
+    "bc_flow": {"num_inference_steps": 50, "fine_modes": True},
 }
-NUM_UPDATES = {"bc_mog": 1500, "bc_autoregressive": 1500, "bc_diffusion": 6000}
+NUM_UPDATES = {"bc_mog": 1500, "bc_autoregressive": 1500, "bc_diffusion": 6000, "bc_flow": 6000}
 HARDER = {"modes that move": 3, "8 modes in 1d": 3, "8 modes in 2d": 2}  # times as many
 
 # Smaller networks, fewer updates and larger learning rates for the targets that are easy.

@@ -124,23 +124,6 @@ def test_the_network_sees_the_observation_the_noised_action_and_the_step():
     torch.testing.assert_close(seen[0], oracle)
 
 
-def test_with_fine_modes_the_network_sees_five_frequencies_of_the_noised_action():
-    policy = make(fine_modes=True)
-    seen = []
-    policy.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    x = 2 * torch.rand(3, 2) - 1
-    policy.predict(policy.net, torch.zeros(3, 3), x, torch.tensor([1, 50, 7]))
-    columns = seen[0].T
-    for d in range(2):
-        for waves in (1, 2, 4, 8, 16):  # in the range of the actions, from -1 to 1
-            for feature in (
-                torch.sin(math.pi * waves * x[:, d]),
-                torch.cos(math.pi * waves * x[:, d]),
-            ):
-                assert (columns - feature).abs().amax(1).min() < 1e-4
-    assert len(columns) == 3 + 2 * (1 + 2 * 5) + 2
-
-
 # --- Samplers ---
 
 

@@ -201,6 +201,7 @@ FLAGS = {
         "hidden_dim": 8,
         "num_inference_steps": 7,
         "ema_decay": 0.9,
+        "fine_modes": True,
         "horizon": 3,
         "action_horizon": 2,
     },
@@ -219,7 +220,9 @@ def test_every_argument_arrives_where_it_belongs(script):
     policy = module.make_policy(module.Args(**FLAGS[script]), SPACES)
     assert policy.net[0].out_features == 8
     for name, value in FLAGS[script].items():
-        if name != "hidden_dim":
+        if name == "fine_modes":
+            assert len(policy.frequencies) == 5
+        elif name != "hidden_dim":
             assert getattr(policy, ATTRIBUTES.get(name, name)) == value
 
 

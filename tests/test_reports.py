@@ -142,9 +142,23 @@ def test_the_error_by_time_is_that_of_the_episodes_that_still_run():
     assert compounding.by_time([short, long], 3 * n) == [2.0, 5.0, None]
 
 
-def test_the_slope_is_the_power_of_the_horizon():
+def test_the_slope_is_the_power_of_the_horizon_and_its_interval_follows_the_seeds():
+    horizons = np.array(compounding.HORIZONS)
     for power in (1, 2):
-        made = {str(T): 1e-3 * T**power for T in compounding.HORIZONS}
-        assert compounding.slope({"mistakes": made}) == pytest.approx(power)
-    made = dict.fromkeys(map(str, compounding.HORIZONS), 0.0)
-    assert np.isnan(compounding.slope({"mistakes": made}))
+        assert compounding.slope(1e-3 * horizons**power) == pytest.approx(power)
+        same = np.broadcast_to(1e-3 * horizons**power, (3, 4, len(horizons)))
+        np.testing.assert_allclose(compounding.slope_interval(same), power)
+    assert np.isnan(compounding.slope(np.zeros(len(horizons))))
+    of_seeds = np.stack([1e-3 * horizons, 1e-3 * horizons**2.0])[:, None]
+    np.testing.assert_allclose(compounding.slope_interval(of_seeds), [1, 2])
+
+
+def test_the_mistakes_of_all_seeds_are_seeds_by_episodes_by_horizons():
+    results = []
+    for seed in range(2):
+        found = {str(T): [100 * seed + 10, T] for T in compounding.HORIZONS}  # two episodes
+        results.append({"mistakes": found})
+    made = compounding.mistakes_of(results)
+    assert made.shape == (2, 2, len(compounding.HORIZONS))
+    assert (made[1, 0] == 110).all()
+    assert made[0, 1].tolist() == compounding.HORIZONS
