@@ -397,6 +397,7 @@ def train(args, policy, demos, envs, run, writer, metadata):
             writer.add_scalar("loss/train", train_loss, update)
             writer.add_scalar("loss/held_out", held_out_loss, update)
             progress.set_description(f"loss {train_loss:.3f}", refresh=False)
+            metadata["held_out_loss"] = held_out_loss
             metadata["train_seconds"] = time.time() - begin
             save_policy(policy, run, metadata)
 

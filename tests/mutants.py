@@ -93,6 +93,9 @@ leave_out and bc_mse
     - obs, actions = to_tensors(demos[: args.num_demos], args.device)
     + obs, actions = to_tensors(demos, args.device)
 held_out_loss and bc_mse
+    - metadata["held_out_loss"] = held_out_loss
+    + metadata["held_out_loss"] = train_loss
+held_out_loss and bc_mse
     - held_out = to_tensors(demos[args.num_demos :], args.device)
     + held_out = to_tensors(demos[: args.num_demos], args.device)
 leave_out and bc_mse

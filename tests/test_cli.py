@@ -290,7 +290,7 @@ def test_end_to_end(script, tmp_path):
     assert f"(demonstrations {results['expert_return']:.2f})" in done.stdout
     assert done.stdout.rstrip().endswith(str(directory.relative_to(tmp_path)))
 
-    assert results.keys() == KEYS | {"success_rate", "modes"}
+    assert results.keys() == KEYS | {"held_out_loss", "success_rate", "modes"}
     assert results["algorithm"] == script
     assert results["env_id"] == results["args"]["env_id"] == "LaneChange-v0"
     assert results["seed"] == 0

@@ -268,7 +268,10 @@ def test_the_network_is_initialised_by_the_seed(script, tmp_path, monkeypatch):
 
 
 class Watched(torch.nn.Module):
-    """A policy that notes what it is asked. Its loss is its weight, of which the gradient is 1."""
+    """A policy that notes what it is asked.
+
+    Its loss is its weight, of which the gradient is 1; ten more where no gradient is wanted.
+    """
 
     def __init__(self):
         super().__init__()
@@ -284,9 +287,9 @@ class Watched(torch.nn.Module):
     def loss(self, obs, actions):
         if torch.is_grad_enabled():
             self.batches.append((obs, actions))
-        else:
-            self.held_out.append((obs, actions))
-        return self.net.weight.sum()
+            return self.net.weight.sum()
+        self.held_out.append((obs, actions))
+        return 10 + self.net.weight.sum()
 
     def update_average(self):
         self.events.append("average")
@@ -323,13 +326,14 @@ def train_bc(script, tmp_path, **arguments):
     demos = module.rollout(walk_envs(4), by_seed, 4, seed=40)
     policy = Watched()
     writer = Watcher()
-    module.train(args, policy, demos, walk_envs(2), Path(tmp_path), writer, {})
-    return policy, writer
+    metadata = {}
+    module.train(args, policy, demos, walk_envs(2), Path(tmp_path), writer, metadata)
+    return policy, writer, metadata
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_training_and_statistics_leave_out_the_held_out_demonstrations(script, tmp_path):
-    policy, _ = train_bc(script, tmp_path)
+    policy, *_ = train_bc(script, tmp_path)
     (statistics,) = policy.statistics
     assert statistics[0][:, 0].tolist() == [40, 41, 41, 42, 42, 42]
     np.testing.assert_array_equal(statistics[1], by_seed(statistics[0].numpy()))
@@ -341,12 +345,13 @@ def test_training_and_statistics_leave_out_the_held_out_demonstrations(script, t
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_held_out_loss_is_that_of_the_held_out_demonstrations(script, tmp_path):
-    policy, writer = train_bc(script, tmp_path)
+    policy, writer, metadata = train_bc(script, tmp_path)
     assert len(policy.held_out) == 1
     obs, actions = policy.held_out[0]
     assert obs[:, 0].tolist() == [43, 43, 43, 43]
     np.testing.assert_array_equal(actions, by_seed(obs.numpy()))
     assert [scalar[0] for scalar in writer.scalars] == ["loss/train", "loss/held_out"]
+    assert metadata["held_out_loss"] == writer.scalars[1][1]
 
 
 def train_dagger(script, num_updates=40, labels=6):
@@ -423,14 +428,14 @@ def test_the_average_is_updated_after_each_optimiser_step(script, tmp_path, monk
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_last_policy_is_the_one_that_is_kept(script, tmp_path):
-    policy, _ = train_bc(script, tmp_path)
+    policy, *_ = train_bc(script, tmp_path)
     saved = load_file(tmp_path / "policy.safetensors")
     assert saved["net.weight"].item() == policy.net.weight.item()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_policy_is_evaluated_on_the_way_and_not_at_the_end(script, tmp_path):
-    _, writer = train_bc(script, tmp_path, eval_every=10)
+    _, writer, _ = train_bc(script, tmp_path, eval_every=10)
     returns = [scalar for scalar in writer.scalars if scalar[0] == "eval/return"]
     assert [step for _, _, step in returns] == [10, 20, 30]
     assert returns[0][1] == (1 + 2) / 2  # of two episodes, with the seeds 500,000 and 500,001
