@@ -1,27 +1,29 @@
-"""Behaviour cloning with flow matching: a network learns the mean velocity from noise to actions.
+"""Behaviour cloning with flow matching: a network learns which way to move from noise to actions.
 
     x_t = (1 - t) eps + t a,   eps ~ N(0, 1),   t ~ U(0, 1)                             (1)
     v(x, t, s) = (f(x, t, s) - x) / (1 - t)                                             (2)
     L = E || v(x_t, t, s) - (a - eps) ||^2 = E || f(x_t, t, s) - a ||^2 / (1 - t)^2     (3)
     x <- x + (t' - t) v(x, t, s),   from x ~ N(0, 1) at t = 0 to an action at t = 1     (4)
 
-s is the observation, a the actions and f the network. On the line (1) the velocity a - eps equals
-(a - x_t) / (1 - t). Given x_t its mean is (2) with f = E[a | x_t, s], so that (3) is a loss of f.
-The lines are straight, the flow (4) is not where they cross. It is the sampler of bc_diffusion.py
-with --eta 0, for signal t and noise 1 - t.
+s is the observation, a the actions, scaled to [-1, 1], and f the network. On the line (1) the
+velocity a - eps equals (a - x_t) / (1 - t). Its mean given x_t and s is (2) with f = E[a | x_t, s],
+which minimises (3). A single step (4) would act with E[a | s], the mean of all modes; small steps
+lead to one of them. (4) is the DDIM update of bc_diffusion.py (--eta 0) with signal t and noise
+1 - t, without its clipping.
 
 Lipman et al., "Flow Matching for Generative Modeling", 2023 (https://arxiv.org/abs/2210.02747), and
-Liu et al., "Flow Straight and Fast", 2023 (https://arxiv.org/abs/2209.03003), without its second
-stage. Black et al., "pi_0", 2024 (https://arxiv.org/abs/2410.24164) is such a policy for robots. An
-exponential moving average of the weights acts.
+Liu et al., "Flow Straight and Fast" (rectified flow), 2023 (https://arxiv.org/abs/2209.03003),
+without reflow. Black et al., "pi_0", 2024 (https://arxiv.org/abs/2410.24164) is such a policy for
+robots.
 
 Differences from the papers:
-- The network predicts the actions f, and not v.
-- The weight 1 / (1 - t)^2 in (3) is at most 25: its mean has no bound.
-- Eight Euler steps (4), shorter near t = 1, where modes that are close together part.
-- The network is an MLP that sees one observation and t. Actions are scaled to [-1, 1].
-- --fine-modes adds Fourier features of x_t (https://arxiv.org/abs/2006.10739): for modes close
-  together, with more steps.
+- The network predicts the actions f in place of the velocity v.
+- In (3), 1 - t is at least 0.2: the mean of 1 / (1 - t)^2 is infinite.
+- Eight Euler steps (4), shorter towards t = 1, where modes that are close together separate.
+- An exponential moving average of the weights acts.
+- The network is an MLP that sees one observation and t.
+- --fine-modes, for modes close together, adds Fourier features of x_t to what the network sees
+  (https://arxiv.org/abs/2006.10739). Give it more steps (--num-inference-steps 50).
 - Chunks of actions are off by default (receding horizon: --horizon 16 --action-horizon 8).
 
 At test time (4) draws a chunk of `horizon` actions; the first `action_horizon` are executed.
@@ -176,8 +178,8 @@ class Policy(nn.Module):
         eps = torch.randn_like(a)
         t = torch.rand(len(a), 1, device=a.device)
         x = (1 - t) * eps + t * a  # (1)
-        velocity_error = (self.predict(self.net, obs, x, t) - a) / (1 - t).clamp(min=0.2)
-        return velocity_error.square().sum(-1).mean()  # (3)
+        error = (self.predict(self.net, obs, x, t) - a) / (1 - t).clamp(min=0.2)
+        return error.square().sum(-1).mean()  # (3)
 
     @torch.no_grad()
     def update_average(self):
@@ -189,7 +191,7 @@ class Policy(nn.Module):
             average.lerp_(parameter, 1 - decay)
 
     def times(self):
-        """From 0 to 1, in steps that shrink; what remains falls quadratically."""
+        """From 0 to 1, in ever shorter steps: 1 - t falls quadratically to 0."""
         n = self.num_inference_steps
         return [1 - (1 - k / n) ** 2 for k in range(n + 1)]
 
@@ -197,8 +199,8 @@ class Policy(nn.Module):
         """Chunks of actions (N, horizon, act_dim), drawn by following the flow from noise."""
         x = torch.randn(len(obs), self.net[-1].out_features, device=obs.device)
         for t, next_t in pairwise(self.times()):
-            times = torch.full((len(obs), 1), t, device=obs.device)
-            velocity = (self.predict(self.ema_net, obs, x, times) - x) / (1 - t)  # (2)
+            t_column = torch.full((len(obs), 1), t, device=obs.device)
+            velocity = (self.predict(self.ema_net, obs, x, t_column) - x) / (1 - t)  # (2)
             x = x + (next_t - t) * velocity  # (4)
         return self.action_centre + self.action_scale * x.unflatten(-1, (self.horizon, -1))
 

@@ -518,8 +518,8 @@ squared_error
     - (1 - t).clamp(min=0.2)
     + (1 - t).clamp(min=0.1)
 squared_error
-    - return velocity_error.square().sum(-1).mean()
-    + return velocity_error.square().mean()
+    - return error.square().sum(-1).mean()
+    + return error.square().mean()
 squared_error
     -  - a) / (1 - t)
     +  - eps) / (1 - t)
@@ -569,8 +569,8 @@ average_starts and flow
     - average.lerp_(parameter, 1 - decay)
     + average.lerp_(parameter, decay)
 average_acts and flow
-    - self.predict(self.ema_net, obs, x, times)
-    + self.predict(self.net, obs, x, times)
+    - self.predict(self.ema_net, obs, x, t_column)
+    + self.predict(self.net, obs, x, t_column)
 average_acts and flow
     - self.predict(self.net, obs, x, t)
     + self.predict(self.ema_net, obs, x, t)
