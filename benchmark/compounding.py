@@ -1,6 +1,6 @@
 """The picture of compounding errors: mistakes against the horizon, and error against time.
 
-    python -m benchmark.compounding              # run what is missing, draw, print the slopes
+    python -m benchmark.compounding              # run what is missing, and draw
     python -m benchmark.compounding --only-draw  # what is there
 
 Each policy plays 50 episodes, and the expert is asked about every state. A mistake is an action
@@ -10,8 +10,9 @@ stands what supervised learning promises: the rate of mistakes on the expert's o
 horizon T. With errors that do not compound both grow with T; where one mistake leads to the next,
 mistakes grow with T squared (Ross & Bagnell 2010, Theorem 2.1; Ross et al. 2011, Section 2).
 
-A slope is fitted to the mean over all episodes, at the horizons where there are mistakes; its
-interval is a 95% bootstrap over the seeds and over the episodes of each.
+`python -m benchmark.report` writes the README's table. A slope is fitted to the mean over all
+episodes, at the horizons where there are mistakes; its interval is a 95% bootstrap over the seeds
+and over the episodes of each.
 """
 
 import json
@@ -154,40 +155,45 @@ def slope_interval(made, num_samples=1000):
         seeds = rng.integers(num_seeds, size=(num_seeds, 1))
         episodes = rng.integers(num_episodes, size=(num_seeds, num_episodes))
         slopes.append(slope(made[seeds, episodes].mean(axis=(0, 1))))
+    if np.isnan(slopes).all():
+        return np.nan, np.nan
     return np.nanquantile(slopes, [0.025, 0.975])
 
 
-def label_of(row, results):
-    labels = np.mean([result["expert_labels"] for result in results])
+def label_of(row):
     if row.startswith("dagger"):
-        return f"DAgger, {labels:,.0f} labels"
+        return "DAgger"
     num_demos = int(row.split()[2])
     return f"cloning, {num_demos} demonstration{'s' if num_demos > 1 else ''}"
 
 
 def draw(env_id, above, below):
     """Mistakes against the horizon, and below it the error on both kinds of states by time."""
+    horizons = np.array(HORIZONS)
     rows = ROWS[env_id]
     for row, colour in zip(rows, [*BLUES, ORANGE], strict=True):
         results = results_of(env_id, row)
         if not results:
             continue
+        promised = np.mean([result["rate_on_expert"] for result in results]) * horizons
+        above.plot(horizons, promised, "--", color=colour, linewidth=1)
         made = mistakes_of(results).mean(axis=1)
-        promised = np.mean([result["rate_on_expert"] for result in results]) * np.array(HORIZONS)
-        above.plot(HORIZONS, made.mean(axis=0), "o-", color=colour, label=label_of(row, results))
-        above.fill_between(HORIZONS, made.min(axis=0), made.max(axis=0), color=colour, alpha=0.2)
-        above.plot(HORIZONS, promised, "--", color=colour, linewidth=1)
-        if row in (rows[2], rows[-1]):
+        made[made == 0] = np.nan  # has no logarithm
+        above.plot(horizons, made.T, "-", color=colour, linewidth=1, alpha=0.6)
+        mean = mistakes_of(results).mean(axis=(0, 1))
+        mean[mean == 0] = np.nan
+        above.plot(horizons, mean, "o", color=colour, markersize=5, label=label_of(row))
+        if row in (rows[1], rows[-1]):
             time = np.arange(len(results[0]["error_on_own"])) * BIN
             for key, style in (("error_on_own", "-"), ("error_on_expert", "--")):
                 errors = np.array([result[key] for result in results], dtype=float)
-                below.plot(time, np.nanmean(errors, axis=0), style, color=colour)
-    ends = np.array([30, 1000])
+                below.plot(time, errors.mean(axis=0), style, color=colour)
+    ends = np.array([20, 200])
     for power in (1, 2):
-        guide = 0.003 * (ends / 30) ** power
-        above.plot(ends, guide, ":", color="black", linewidth=0.8)
-        above.annotate(f"slope {power}", (ends[1], guide[1]), fontsize=8, ha="right")
-    above.set(xscale="log", yscale="log", ylim=(1e-3, 1500), title=env_id, xlabel="horizon T")
+        guide = 0.02 * (ends / ends[0]) ** power
+        above.plot(ends, guide, ":", color="black", linewidth=1.2)
+        above.annotate(f" slope {power}", (ends[1], guide[1]), fontsize=8, va="center")
+    above.set(xscale="log", yscale="log", ylim=(1e-2, 1500), title=env_id, xlabel="horizon T")
     below.set(yscale="log", xlabel="time step")
     for axis in (above, below):
         axis.spines[["top", "right"]].set_visible(False)
@@ -199,27 +205,15 @@ def main(args):
     if missing and not args.only_draw:
         run_cells(missing, args.address, args.num_cpus, measure)
 
-    size = (4.2 * len(ROWS), 6.4)
+    size = (4.2 * len(ROWS), 6.8)
     figure, axes = plt.subplots(2, len(ROWS), figsize=size, layout="constrained")
-    for column, env_id in enumerate(ROWS):
-        draw(env_id, *axes[:, column])
-        for row in ROWS[env_id]:
-            results = results_of(env_id, row)
-            if not results:
-                continue
-            made = mistakes_of(results)
-            promised = np.mean([result["rate_on_expert"] for result in results]) * HORIZONS[-1]
-            low, high = slope_interval(made)
-            print(
-                f"{env_id}  {label_of(row, results)}: {made[..., -1].mean():.2f} mistakes, "
-                f"{promised:.2f} promised, slope {slope(made.mean(axis=(0, 1))):.2f} "
-                f"({low:.2f} to {high:.2f}), {len(results)} seeds"
-            )
-    axes[0, 0].set_ylabel("mistakes (dashed: promised)")
+    for env_id, (above, below) in zip(ROWS, axes.T, strict=True):
+        draw(env_id, above, below)
+    axes[0, 0].set_ylabel("mistakes up to T\n(lines: seeds; dashed: promised)")
     axes[1, 0].set_ylabel("error on its own states\n(dashed: on the expert's)")
-    for axis in axes[0]:
-        axis.legend(frameon=False, fontsize=7, loc="upper left")
-    figure.savefig(ROOT / "benchmark" / "figures" / "compounding.png", dpi=130)
+    entries = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower center", ncols=len(BLUES) + 1, frameon=False)
+    figure.savefig(ROOT / "benchmark" / "figures" / "compounding.png", dpi=120)
 
 
 if __name__ == "__main__":

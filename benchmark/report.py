@@ -8,24 +8,30 @@ import re
 
 import numpy as np
 
+from benchmark import compounding, steps
 from benchmark.chain import exact
 from benchmark.run import (
     CLOSED,
     DAGGERS,
+    DEMONSTRATIONS,
     DISTURBED,
+    LOCOMOTION,
     MODES,
+    NUM_DEMOS,
     OFFLINE,
+    RATES,
     RESULTS,
     ROAD,
     ROOT,
     SCRIPTS,
     SMALL,
     path_of,
+    with_demos,
 )
 from benchmark.scores import bootstrap, demonstrated_share, mode_entropy, normalised
 
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
-NUM_MODES = {"LaneChange-v0": 2, "LaneChangeDisturbed-v0": 2, "Slalom-v0": 8}
+NUM_MODES = {"LaneChange-v0": 2, "LaneChange10Hz-v0": 2, "Slalom-v0": 8}
 
 
 def results_of(env_id, row, seeds):
@@ -84,6 +90,32 @@ def offline():
             )
     header = ["environment", "script", "return", "normalised (worst to best seed)", "success"]
     return table([*header, "modes", "labels", "n"], lines)
+
+
+def demonstration_scores(env_id, script, num_demos):
+    """Normalised returns of the seeds that were run, or an empty array."""
+    _, seeds = DEMONSTRATIONS[env_id]
+    return scores_of(env_id, results_of(env_id, with_demos(script, num_demos), seeds))
+
+
+def demonstrations():
+    """Five tasks by the number of demonstrations, and their interquartile mean."""
+    lines = []
+    for script in SCRIPTS:
+        for num_demos in NUM_DEMOS:
+            tasks = [demonstration_scores(env_id, script, num_demos) for env_id in LOCOMOTION]
+            if not all(map(len, tasks)):
+                continue
+            cells = [f"{task.mean():.3f} ({task.min():.3f} to {task.max():.3f})" for task in tasks]
+            score, low, high = bootstrap(tasks)
+            lines.append(
+                f"| `{script}.py` | {num_demos} | {' | '.join(cells)} "
+                f"| {score:.3f} ({low:.3f} to {high:.3f}) | {sum(map(len, tasks))} |"
+            )
+    tasks = [f"`{env_id}`" for env_id in LOCOMOTION]
+    return table(
+        ["script", "demonstrations", *tasks, "interquartile mean (95% interval)", "runs"], lines
+    )
 
 
 def plain_row(env_id, script):
@@ -186,6 +218,65 @@ def closed():
     return table([*header, "expert's share of steps in rounds 1, 2, 3, 5, last", "n"], lines)
 
 
+def rates():
+    """One decision a second beside ten, on the same road."""
+    lines = []
+    _, seeds = RATES["LaneChange10Hz-v0"]
+    for script in SCRIPTS:
+        cells = []
+        for env_id in ("LaneChange-v0", "LaneChange10Hz-v0"):
+            results = results_of(env_id, f"{script} {ROAD}", seeds)
+            if not results:
+                continue
+            entropies = [mode_entropy(r["modes"], 2) for r in results if r["modes"]]
+            entropy = f"{np.mean(entropies):.3f}" if entropies else "none"
+            cells += [f"{mean_of(results, 'success_rate'):.1%}", entropy]
+        if len(cells) == 4:
+            lines.append(f"| `{script}.py` | {' | '.join(cells)} | {len(results)} |")
+    header = ["script", "success, one decision a second", "entropy of modes"]
+    return table([*header, "success, ten a second", "entropy of modes", "n"], lines)
+
+
+def compounded():
+    """Mistakes that the error on the expert's states promises, and those that are made."""
+    lines = []
+    for env_id, rows in compounding.ROWS.items():
+        for row in rows:
+            results = compounding.results_of(env_id, row)
+            if not results:
+                continue
+            made = compounding.mistakes_of(results)
+            low, high = compounding.slope_interval(made)
+            slope = compounding.slope(made.mean(axis=(0, 1)))
+            slope = "none" if np.isnan(slope) else f"{slope:.1f} ({low:.1f} to {high:.1f})"
+            scores = scores_of(env_id, results)
+            promised = 1000 * mean_of(results, "rate_on_expert")
+            totals = made[..., -1].mean(axis=1)
+            of_seeds = f"{totals.mean():.2f} ({totals.min():.2f} to {totals.max():.2f})"
+            lines.append(
+                f"| `{env_id}` | {compounding.label_of(row)} "
+                f"| {mean_of(results, 'expert_labels'):,.0f} | {scores.mean():.3f} "
+                f"| {promised:.2f} | {of_seeds} | {slope} | {len(results)} |"
+            )
+    header = ["environment", "policy", "labels", "normalised", "mistakes promised"]
+    return table([*header, "mistakes made (range of seeds)", "slope (95% interval)", "n"], lines)
+
+
+def inference_steps():
+    """Success by the number of steps from noise to action."""
+    lines = []
+    for script in steps.SCRIPTS:
+        results = results_of(steps.ENV_ID, f"steps {script}", steps.SEEDS)
+        if not results:
+            continue
+        cells = []
+        for num_steps in steps.NUM_STEPS:
+            found = [result["steps"][str(num_steps)] for result in results]
+            cells.append(f"{mean_of(found, 'success_rate'):.1%}")
+        lines.append(f"| `{script}.py` | {' | '.join(cells)} | {len(results)} |")
+    return table(["script", *(f"{num} steps" for num in steps.NUM_STEPS), "n"], lines)
+
+
 def success(env_id, script):
     """Of behaviour cloning on a road, in percent."""
     _, seeds = OFFLINE[env_id]
@@ -216,6 +307,13 @@ def claims():
     dagger = "; ".join(closed_loop(env_id, "dagger") for env_id in tasks)
     hg_dagger = "; ".join(closed_loop(env_id, "hg_dagger") for env_id in tasks)
     chain = ", ".join(f"{exact(0.001, T):.3g} in {T:,}" for T in (10, 100, 1000))
+    humanoid = []
+    for row in compounding.ROWS["Humanoid-v4"]:
+        results = compounding.results_of("Humanoid-v4", row)
+        if results:
+            promised = 1000 * mean_of(results, "rate_on_expert")
+            made = compounding.mistakes_of(results)[..., -1].mean()
+            humanoid.append(f"{promised:.1f} and {made:.1f} ({compounding.label_of(row)})")
     lines = [
         (
             "Squared loss learns the mean; between two modes it drives into the obstacle",
@@ -228,14 +326,19 @@ def claims():
             f"LaneChange: success {gaussian_mean} by its mean, {gaussian_draws} by draws",
         ),
         (
-            "Three distributions can hold several modes",
-            "`bc_mog.py`, `bc_autoregressive.py`, `bc_diffusion.py`",
+            "Distributions that can hold several modes do",
+            ", ".join(f"`{script}.py`" for script in expressive),
             f"success {lane_change} on LaneChange, {slalom} on Slalom, all 8 modes",
         ),
         (
             "Where one mistake leads to the next, mistakes grow with the square of the horizon",
             "`benchmark/chain.py`",
             f"one error in 1,000 steps: mistakes {chain} steps; with recovery 0.01, 0.1 and 1",
+        ),
+        (
+            "The error on the expert's states does not say how many mistakes will be made",
+            "`benchmark/compounding.py`",
+            f"mistakes promised and made in 1,000 steps of Humanoid-v4: {', '.join(humanoid)}",
         ),
         (
             "A policy's errors lead to states without demonstrations, and more demonstrations of "
@@ -262,6 +365,10 @@ TABLES = {
     "results": offline,
     "aggregate": aggregate,
     "mass": mass,
+    "demonstrations": demonstrations,
+    "rates": rates,
+    "compounding": compounded,
+    "steps": inference_steps,
     "closed loop": closed,
     "claims": claims,
 }
@@ -292,7 +399,7 @@ def with_receipt(script):
 
 def updated(readme):
     """The README's text with the tables of the committed results and each script's length."""
-    for script in [*SCRIPTS, "bc_flow", *DAGGERS]:
+    for script in [*SCRIPTS, *DAGGERS]:
         lines = len((ROOT / f"{script}.py").read_text().splitlines())
         readme = re.sub(rf"(\| \[`{script}\.py`\].*\|) \d+ \|", rf"\g<1> {lines} |", readme)
     for name, make in TABLES.items():

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmark" / "results"
-SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion"]
+SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion", "bc_flow"]
 DAGGERS = ["dagger", "hg_dagger"]
 
 # A row is a script with its flags. The defaults were tuned on the seeds 0, 1, 7, 10 and 100.
@@ -48,7 +48,7 @@ OFFLINE = {
 
 MODES = {
     "LaneChange-v0": (
-        [f"{script} {ROAD}" for script in ("bc_mog", "bc_autoregressive", "bc_diffusion")],
+        [f"{script} {ROAD}" for script in SCRIPTS[2:]],
         list(range(21, 41)),
     ),
 }
@@ -75,6 +75,10 @@ DEMONSTRATIONS = {
 CLOSED_SEEDS = [11, 12, 13, 14, 15]
 SMALL = "--num-updates 5000 --eval-episodes 500"
 DISTURBED = f"--demo-env-id LaneChange-v0 --expert experts.driving:prefers_left {SMALL}"
+MANY_LABELS = (
+    ["dagger --num-rounds 0 --num-demos 40", "dagger --num-rounds 15 --episodes-per-round 2"],
+    CLOSED_SEEDS[:3],
+)
 CLOSED = {
     "Hopper-v4": (
         [
@@ -94,6 +98,9 @@ CLOSED = {
         ],
         CLOSED_SEEDS,
     ),
+    "HalfCheetah-v4": MANY_LABELS,
+    "Ant-v4": MANY_LABELS,
+    "Humanoid-v4": MANY_LABELS,
     "CartPole-v1": (
         [
             f"dagger --num-rounds 0 --num-demos 1 --label-every 20 {SMALL}",
@@ -115,17 +122,40 @@ CLOSED = {
     # Two modes: whose states are labelled and how many modes a policy can hold are two questions.
     "LaneChange-v0": ([f"dagger --episodes-per-round 20 {SMALL}"], CLOSED_SEEDS),
 }
+
+# Ten decisions a second in place of one: is the mean of two modes still a mistake?
+RATES = {"LaneChange10Hz-v0": ([f"{script} {ROAD}" for script in SCRIPTS], [4, 5, 6])}
+
+# Demonstrations of an expert and of its mirror image, half of each; and of the expert alone.
+GAITS = {
+    "Reacher-v4": (
+        [
+            "bc_mse --num-demos 200",
+            *[f"{script} --num-demos 200 --expert benchmark.gaits:reacher" for script in SCRIPTS],
+        ],
+        [4, 5, 6],
+    ),
+    "Swimmer-v4": (
+        [
+            "bc_mse --num-demos 20",
+            *[f"{script} --num-demos 20 --expert benchmark.gaits:swimmer" for script in SCRIPTS],
+        ],
+        [4, 5, 6],
+    ),
+}
 GRIDS = {
     "offline": OFFLINE,
     "modes": MODES,
     "demonstrations": DEMONSTRATIONS,
     "closed": CLOSED,
+    "rates": RATES,
+    "gaits": GAITS,
 }
 
 
 @dataclass
 class Args:
-    grid: Literal["offline", "modes", "demonstrations", "closed"] = "offline"
+    grid: Literal["offline", "modes", "demonstrations", "closed", "rates", "gaits"] = "offline"
     env_ids: tuple[str, ...] = ()  # all of the grid where none are given
     scripts: tuple[str, ...] = ()  # all of the grid where none are given
     num_demos: tuple[int, ...] = ()  # of --grid demonstrations; all of it where none are given

@@ -8,10 +8,15 @@ products with its embedding and head besides, so it is compared with bc_gaussian
 Environment steps under policy control, by the script's own rollout, stand beside stepping the bare
 vector environment with the same actions. Each pair is measured in turn, many times; the median and
 the median ratio are printed.
+
+    taskset -c 0 python -m benchmark.speed --phases [flags]
+
+runs `bc_mog.py` with these flags, and prints where its time goes.
 """
 
 import importlib
 import sys
+import tempfile
 import time
 
 import gymnasium as gym
@@ -107,7 +112,38 @@ def make_rollout(script):
     return bare, controlled
 
 
+def phases(flags):
+    """Run bc_mog.py, and print how long each phase takes."""
+    module = importlib.import_module("bc_mog")
+    spent = {"collect_demonstrations": 0.0, "train": 0.0, "evaluate": 0.0}
+
+    def watch(name):
+        function = getattr(module, name)
+
+        def timed(*arguments):
+            start = time.perf_counter()
+            before = sum(spent.values())
+            result = function(*arguments)
+            within = sum(spent.values()) - before  # the evaluations in a training
+            spent[name] += time.perf_counter() - start - within
+            return result
+
+        setattr(module, name, timed)
+
+    for name in spent:
+        watch(name)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as run_dir:
+        module.main(module.parse_args([*flags, "--run-dir", run_dir]))
+    total = time.perf_counter() - start
+    shares = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in spent.items())
+    print(f"of {total:.1f} s: {shares}, the rest {total - sum(spent.values()):.1f} s")
+
+
 def main():
+    if sys.argv[1:2] == ["--phases"]:
+        phases(sys.argv[2:])
+        return
     scripts = sys.argv[1:] or SCRIPTS
     torch.set_num_threads(1)
     torch.manual_seed(0)

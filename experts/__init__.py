@@ -1,8 +1,8 @@
 """Experts: `load_expert(env_id)` is a function from observations (N, obs_dim) to actions.
 
-Importing this package registers the driving environments, `LaneChange-v0`, `LaneChangeDisturbed-v0`
-and `Slalom-v0`. The weights are safetensors files; `experts/README.md` lists them with their
-returns.
+Importing this package registers the driving environments, `LaneChange-v0`, `LaneChange10Hz-v0`,
+`LaneChangeDisturbed-v0` and `Slalom-v0`. The weights are safetensors files; `experts/README.md`
+lists them with their returns.
 """
 
 import importlib
@@ -22,6 +22,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 DRIVING = {
     "LaneChange-v0": {"num_obstacles": 1},
     "LaneChangeDisturbed-v0": {"num_obstacles": 1, "disturbed": True},
+    "LaneChange10Hz-v0": {"num_obstacles": 1, "decision_hz": 10},
     "Slalom-v0": {"num_obstacles": 3},
 }
 

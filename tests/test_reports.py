@@ -5,10 +5,12 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import save_file
 
+import bc_gaussian
 import bc_mog
-from benchmark import chain, compounding, report, scores
+from benchmark import chain, compounding, finetune, gaits, report, scores
 from experts import table
 
 
@@ -149,6 +151,7 @@ def test_the_slope_is_the_power_of_the_horizon_and_its_interval_follows_the_seed
         same = np.broadcast_to(1e-3 * horizons**power, (3, 4, len(horizons)))
         np.testing.assert_allclose(compounding.slope_interval(same), power)
     assert np.isnan(compounding.slope(np.zeros(len(horizons))))
+    assert np.isnan(compounding.slope_interval(np.zeros((2, 3, len(horizons))))).all()
     of_seeds = np.stack([1e-3 * horizons, 1e-3 * horizons**2.0])[:, None]
     np.testing.assert_allclose(compounding.slope_interval(of_seeds), [1, 2])
 
@@ -162,3 +165,74 @@ def test_the_mistakes_of_all_seeds_are_seeds_by_episodes_by_horizons():
     assert made.shape == (2, 2, len(compounding.HORIZONS))
     assert (made[1, 0] == 110).all()
     assert made[0, 1].tolist() == compounding.HORIZONS
+
+
+@pytest.mark.parametrize("name, env_id", [("reacher", "Reacher-v4"), ("swimmer", "Swimmer-v4")])
+def test_the_mirror_image_of_an_expert_does_as_well_and_plays_every_other_environment(name, env_id):
+    pair = getattr(gaits, name)
+    envs = bc_mog.make_envs(bc_mog.Args(env_id=env_id, max_episode_steps=50), 50)
+    returns = []
+    for expert in (pair.first, pair.second):
+        episodes = bc_mog.rollout(envs, expert, 100, 0)
+        returns.append(np.mean([episode.rewards.sum() for episode in episodes]))
+    assert returns[0] == pytest.approx(returns[1], rel=0.1)
+
+    obs = np.random.default_rng(0).normal(size=envs.observation_space.shape)
+    actions = pair(obs)
+    np.testing.assert_array_equal(actions[0::2], pair.first(obs)[0::2])
+    np.testing.assert_array_equal(actions[1::2], pair.second(obs)[1::2])
+    assert np.abs(pair.first(obs) - pair.second(obs)).max() > 0.1
+
+
+def test_the_variance_that_the_state_leaves_open_is_that_of_two_experts_in_one_state():
+    rng = np.random.default_rng(0)
+    near = rng.normal(size=(50, 2))
+    apart = near + np.array([0.0, 100.0])
+    assert gaits.share_of_second(near, near, apart).max() == 0
+    assert gaits.share_of_second(apart, near, apart).min() == 1
+    assert gaits.share_of_second(near, near, near).mean() == pytest.approx(0.5, abs=0.05)
+
+    actions = np.array([[1.0, 3.0]] * 50 + [[-1.0, 3.0]] * 50)  # their variance is 1
+    difference = np.array([[2.0, 0.0]] * 4)
+    for share, expected in ((0.5, 1.0), (0.0, 0.0), (0.1, 0.36)):
+        assert gaits.open_share(np.full(4, share), difference, actions) == pytest.approx(expected)
+
+
+def clone_and_ppo():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    envs = bc_gaussian.make_envs(bc_gaussian.Args(), 1)
+    clone = bc_gaussian.Policy(envs.single_observation_space, envs.single_action_space)
+    obs = torch.randn(500, 11) * torch.linspace(0.1, 9, 11) + 2
+    clone.set_statistics(obs, 0.3 * torch.randn(500, 3) + 0.1)
+    ppo = finetune.make_ppo("Hopper-v4", 0, normalise_obs=False)
+    finetune.start_from(ppo, clone, torch.tensor([0.1, 0.2, 0.3]))
+    return clone, ppo, obs.numpy()
+
+
+def test_the_actor_of_ppo_begins_with_the_actions_of_the_clone():
+    clone, ppo, obs = clone_and_ppo()
+    actions, _ = ppo.predict(obs, deterministic=True)
+    np.testing.assert_allclose(actions, clone.act(obs), rtol=0, atol=1e-5)
+    assert actions.std(axis=0).min() > 0.01
+    np.testing.assert_allclose(ppo.policy.log_std.detach().exp(), [0.1, 0.2, 0.3], rtol=1e-5)
+
+
+def test_only_the_critic_is_trained_in_the_warm_up(monkeypatch):
+    monkeypatch.setattr(finetune, "NUM_STEPS", 4 * 2048)
+    monkeypatch.setattr(finetune, "EVAL_EVERY", 2048)
+    _, ppo, obs = clone_and_ppo()
+    ppo.n_epochs = 1
+    seen = []
+
+    def look():
+        actions, _ = ppo.predict(obs, deterministic=True)
+        seen.append((actions, ppo.policy.value_net.weight.detach().clone()))
+        return 7.0
+
+    curve = finetune.learn(ppo, 4096, look)
+    assert curve == [[steps, 7.0] for steps in range(0, 10_000, 2048)]
+    actions, values = zip(*seen, strict=True)
+    np.testing.assert_array_equal(actions[0], actions[2])
+    assert np.abs(actions[3] - actions[2]).max() > 1e-4
+    assert not torch.equal(values[0], values[1])

@@ -1,0 +1,211 @@
+"""A clone as the start of reinforcement learning: PPO from bc_gaussian.py, and from scratch.
+
+    pip install 'stable-baselines3>=2.5'
+    python -m benchmark.finetune              # run what is missing, draw
+    python -m benchmark.finetune --only-draw  # what is there
+
+The actor of PPO begins as the clone of one or of four demonstrations, with the same mean of the
+actions. Its critic begins with nothing, and a policy gradient against a critic that knows nothing
+unlearns the clone: the critic alone is trained for the first WARM_UP steps, on what the clone does
+("--no-warm-up": both from the start). From scratch, PPO is the same with a new actor, whose
+observations are standardised by a running mean, as is usual.
+
+PPO is Stable-Baselines3's, https://github.com/DLR-RM/stable-baselines3.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import tyro
+
+from benchmark.compounding import FEW_EVALUATIONS
+from benchmark.run import ROOT, path_of, run_cells, trained
+from benchmark.scores import normalised
+
+ENV_IDS = ["Hopper-v4", "Walker2d-v4"]
+ROWS = {
+    "finetune scratch": ("from scratch", "#6b6f76"),
+    "finetune 1": ("from the clone of 1 demonstration", "#8fb1e0"),
+    "finetune 4": ("from the clone of 4", "#1f4e94"),
+    "finetune 4 --no-warm-up": ("the same, critic untrained", "#e08a1e"),
+}
+SEEDS = [41, 42, 43, 44, 45]
+NUM_STEPS = 300_000
+WARM_UP = 50_000  # steps in which only the critic is trained
+EVAL_EVERY = 12_288  # steps, six updates
+NUM_ENVS = 8
+EVAL_EPISODES = 10
+
+
+@dataclass
+class Args:
+    num_cpus: int | None = None  # runs side by side, each on one core; None: one for each core
+    address: str | None = None  # of a Ray cluster, in place of this machine
+    only_draw: bool = False  # what is there, and run nothing
+
+
+def make_ppo(env_id, seed, normalise_obs):
+    """PPO with networks of the clone's shape, and its environments. Rewards are scaled."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    envs = VecNormalize(make_vec_env(env_id, NUM_ENVS, seed=seed), norm_obs=normalise_obs)
+    net_arch = dict(pi=[256, 256], vf=[256, 256])
+    return PPO(
+        "MlpPolicy",
+        envs,
+        n_steps=256,
+        batch_size=256,
+        learning_rate=lambda share_left: 3e-4 * share_left,
+        policy_kwargs=dict(net_arch=net_arch, activation_fn=torch.nn.GELU, log_std_init=-0.5),
+        seed=seed,
+        device="cpu",
+    )
+
+
+@torch.no_grad()
+def start_from(ppo, clone, sigma):
+    """The clone's mean as PPO's actor, with the deviation sigma (act_dim) of its actions.
+
+    The clone standardises observations and actions; here its first and last layer do. It also
+    bounds standardised observations by 10, which PPO's network does not.
+    """
+    actor = ppo.policy
+    first, middle, last = (layer for layer in clone.net if hasattr(layer, "weight"))
+    actor.mlp_extractor.policy_net[0].weight.copy_(first.weight / clone.obs_std)
+    offset = first.weight @ (clone.obs_mean / clone.obs_std)
+    actor.mlp_extractor.policy_net[0].bias.copy_(first.bias - offset)
+    actor.mlp_extractor.policy_net[2].load_state_dict(middle.state_dict())
+    act_dim = len(clone.action_std)
+    scale = clone.action_std
+    actor.action_net.weight.copy_(scale[:, None] * last.weight[:act_dim])
+    actor.action_net.bias.copy_(clone.action_mean + scale * last.bias[:act_dim])
+    actor.log_std.copy_(torch.as_tensor(sigma).log())
+
+
+def train_actor(ppo, is_trained):
+    """Whether PPO's updates change the actor, or the critic alone."""
+    actor = ppo.policy
+    for part in (actor.mlp_extractor.policy_net, actor.action_net):
+        part.requires_grad_(is_trained)
+    actor.log_std.requires_grad_(is_trained)
+
+
+def evaluate(ppo, envs, seed):
+    """Mean return without exploration."""
+    import bc_gaussian
+
+    def act(obs):
+        if ppo.env.norm_obs:
+            obs = ppo.env.normalize_obs(obs)
+        return ppo.predict(obs, deterministic=True)[0]
+
+    episodes = bc_gaussian.rollout(envs, act, EVAL_EPISODES, 1_000_000 * seed + 800_000)
+    return float(np.mean([episode.rewards.sum() for episode in episodes]))
+
+
+def mean_sigma(clone, envs, seed):
+    """Mean deviation (act_dim) of the clone's actions, in the environment's units, as it acts."""
+    import bc_gaussian
+
+    episodes = bc_gaussian.rollout(envs, clone.act, EVAL_EPISODES, 1_000_000 * seed + 700_000)
+    obs = np.concatenate([episode.obs for episode in episodes])
+    with torch.no_grad():
+        _, sigma = clone(torch.as_tensor(obs, dtype=torch.float32))
+    return (sigma * clone.action_std).mean(0)
+
+
+def learn(ppo, warm_up, evaluate_now):
+    """Train, and return [steps, mean return] from the start on."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    curve = []
+
+    class Watch(BaseCallback):
+        def _on_rollout_start(self):
+            if self.num_timesteps >= len(curve) * EVAL_EVERY:
+                curve.append([self.num_timesteps, evaluate_now()])
+            train_actor(ppo, self.num_timesteps >= warm_up)
+
+        def _on_step(self):
+            return True
+
+    ppo.learn(NUM_STEPS, callback=Watch())
+    curve.append([ppo.num_timesteps, evaluate_now()])
+    return curve
+
+
+def measure(env_id, row, seed):
+    """In a worker: clone, then PPO; the text of the results, and a line."""
+    import bc_gaussian
+
+    start = time.time()
+    torch.set_num_threads(1)
+    _, num_demos, *flags = row.split()
+    ppo = make_ppo(env_id, seed, normalise_obs=num_demos == "scratch")
+    envs = bc_gaussian.make_envs(bc_gaussian.Args(env_id=env_id), EVAL_EPISODES)
+    warm_up = 0
+    if num_demos != "scratch":
+        demo_flags = ["--num-demos", num_demos, *FEW_EVALUATIONS.split()]
+        clone, _ = trained("bc_gaussian", env_id, seed, *demo_flags)
+        start_from(ppo, clone, mean_sigma(clone, envs, seed))
+        warm_up = 0 if flags else WARM_UP
+
+    curve = learn(ppo, warm_up, lambda: evaluate(ppo, envs, seed))
+    total_seconds = time.time() - start
+    measured = {"env_id": env_id, "row": row, "seed": seed, "curve": curve}
+    measured["total_seconds"] = total_seconds
+    line = f"{row} on {env_id}, seed {seed}: {curve[0][1]:.0f} to {curve[-1][1]:.0f}"
+    return json.dumps(measured), f"{line}; {total_seconds:.0f} s"
+
+
+def curves_of(env_id, row):
+    """Steps (T,), and the normalised return of each seed that was run (seeds, T)."""
+    paths = [path_of(env_id, row, seed) for seed in SEEDS]
+    curves = [json.loads(path.read_text())["curve"] for path in paths if path.exists()]
+    if not curves:
+        return np.empty(0), np.empty((0, 0))
+    curves = np.array(curves, dtype=float)
+    return curves[0, :, 0], normalised(env_id, curves[:, :, 1])
+
+
+def main(args):
+    cells = [(env_id, row, seed) for seed in SEEDS for env_id in ENV_IDS for row in ROWS]
+    missing = [cell for cell in cells if not path_of(*cell).exists()]
+    if missing and not args.only_draw:
+        run_cells(missing, args.address, args.num_cpus, measure)
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
+    for axis, env_id in zip(axes, ENV_IDS, strict=True):
+        for row, (label, colour) in ROWS.items():
+            steps, curves = curves_of(env_id, row)
+            if not len(curves):
+                continue
+            axis.plot(steps / 1000, curves.mean(axis=0), color=colour, label=label)
+            axis.fill_between(
+                steps / 1000, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15
+            )
+            print(
+                f"{env_id}  {label}: {curves[:, 0].mean():.3f} at the start, lowest mean "
+                f"{curves.mean(axis=0).min():.3f}, {curves[:, -1].mean():.3f} at the end "
+                f"({curves[:, -1].min():.3f} to {curves[:, -1].max():.3f}), {len(curves)} seeds"
+            )
+        axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
+        axis.axvline(WARM_UP / 1000, color="black", linewidth=0.8, linestyle=":")
+        axis.set(xlabel="environment steps in thousands", title=env_id)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("return, the expert's is 1")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(ROOT / "benchmark" / "figures" / "finetune.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

@@ -1,0 +1,114 @@
+"""Two experts of one task: when do their demonstrations have two modes?
+
+    python -m benchmark.gaits
+    python bc_mse.py --env-id Reacher-v4 --num-demos 200 --expert benchmark.gaits:reacher
+
+Reacher and Swimmer look the same in a mirror, so each shipped expert has a mirror image that does
+as well: the arm bends the other way, the swimmer turns the other way. Half of the environments are
+played by either. On the road the two are a driver who passes on the left and one on the right.
+
+Two experts are two modes only where the state does not tell them apart and they act differently.
+Both are in one number, the share of the actions' variance that the state leaves open,
+
+    E[p (1 - p) ||a - a'||^2] / Var[a],
+
+where a and a' are the actions of the two in a state, and p is the share of the second among the ten
+states of the demonstrations nearest to it. It is the error that squared loss cannot avoid.
+"""
+
+import numpy as np
+
+import bc_mse
+from experts import load_expert
+from experts.driving import DrivingExpert
+
+NUM_NEIGHBOURS = 10
+REACHER_OBS = np.array([1, 1, -1, -1, 1, -1, -1, -1, 1, -1, 1])  # y, and angles, change sign
+SWIMMER_OBS = np.array([-1, -1, -1, 1, -1, -1, -1, -1])
+
+
+class Mirrored:
+    """An expert's mirror image: observations with these signs, and all actions negated."""
+
+    def __init__(self, expert, obs_signs):
+        self.expert = expert
+        self.obs_signs = obs_signs
+
+    def __call__(self, obs):
+        return -self.expert(obs * self.obs_signs)
+
+
+class InTurn:
+    """The first expert in the environments 0, 2, 4, ..., the second in the others."""
+
+    def __init__(self, first, second):
+        self.first = first
+        self.second = second
+
+    def __call__(self, obs):
+        actions = self.first(obs)
+        actions[1::2] = self.second(obs)[1::2]
+        return actions
+
+
+def mirrored_pair(env_id, obs_signs):
+    expert = load_expert(env_id)
+    return InTurn(expert, Mirrored(expert, obs_signs))
+
+
+reacher = mirrored_pair("Reacher-v4", REACHER_OBS)
+swimmer = mirrored_pair("Swimmer-v4", SWIMMER_OBS)
+PAIRS = {  # with the number of episodes of each
+    "Reacher-v4": (reacher.first, reacher.second, 100),
+    "Swimmer-v4": (swimmer.first, swimmer.second, 10),
+    "LaneChange-v0": (DrivingExpert(sides=[1.0]), DrivingExpert(sides=[-1.0]), 100),
+    "LaneChange10Hz-v0": (DrivingExpert(sides=[1.0]), DrivingExpert(sides=[-1.0]), 100),
+}
+
+
+def steps_of(env_id, expert, num_episodes, seed):
+    """States (T, obs_dim) and actions (T, act_dim) of whole episodes."""
+    envs = bc_mse.make_envs(bc_mse.Args(env_id=env_id), min(25, num_episodes))
+    episodes = bc_mse.rollout(envs, expert, num_episodes, seed)
+    obs = np.concatenate([episode.obs for episode in episodes])
+    return obs, np.concatenate([episode.actions for episode in episodes])
+
+
+def share_of_second(queries, first, second, num_neighbours=NUM_NEIGHBOURS):
+    """Among the nearest of both sets of states: (N,), for N queries (N, obs_dim)."""
+    states = np.concatenate([first, second])
+    scale = states.std(axis=0)
+    scale[scale < 1e-6] = 1.0
+    is_second = np.arange(len(states)) >= len(first)
+    shares = []
+    for query in queries:
+        distances = np.square((states - query) / scale).sum(axis=1)
+        nearest = np.argpartition(distances, num_neighbours)[:num_neighbours]
+        shares.append(is_second[nearest].mean())
+    return np.array(shares)
+
+
+def open_share(p, difference, actions):
+    """The share of the variance of actions (T, act_dim) that the state leaves open."""
+    between = p * (1 - p) * np.square(difference).sum(axis=1)
+    return between.mean() / actions.var(axis=0).sum()
+
+
+def overlap(env_id, num_queries=2000):
+    """(how often the experts' states cannot be told apart, the share of variance left open)."""
+    first, second, num_episodes = PAIRS[env_id]
+    first_obs, first_actions = steps_of(env_id, first, num_episodes, 950_000_000)
+    second_obs, second_actions = steps_of(env_id, second, num_episodes, 960_000_000)
+    queries, _ = steps_of(env_id, first, num_episodes, 970_000_000)
+    chosen = np.random.default_rng(0).permutation(len(queries))[:num_queries]
+    queries = queries[chosen]
+    p = share_of_second(queries, first_obs, second_obs)
+    difference = first(queries) - second(queries)
+    actions = np.concatenate([first_actions, second_actions])
+    return np.mean(2 * np.minimum(p, 1 - p)), open_share(p, difference, actions)
+
+
+if __name__ == "__main__":
+    for env_id in PAIRS:
+        same, left_open = overlap(env_id)
+        print(f"{env_id}: states alike {same:.3f}, variance left open {left_open:.4f}")
