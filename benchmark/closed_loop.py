@@ -12,8 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmark.report import results_of
-from benchmark.run import CLOSED, ROOT
+from benchmark.run import CLOSED, ROOT, results_of
 from benchmark.scores import normalised
 
 ENV_IDS = ["Hopper-v4", "Walker2d-v4"]

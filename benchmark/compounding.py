@@ -11,11 +11,12 @@ horizon T. With errors that do not compound both grow with T; where one mistake 
 mistakes grow with T squared (Ross & Bagnell 2010, Theorem 2.1; Ross et al. 2011, Section 2).
 
 `python -m benchmark.report` writes the README's table. A slope is fitted to the mean over all
-episodes, at the horizons where there are mistakes; its interval is a 95% bootstrap over the seeds
-and over the episodes of each.
+episodes, at the horizons where there are mistakes. Its interval, for two seeds and more, is a 95%
+bootstrap over the seeds and the episodes of each, without the samples that have no slope.
 """
 
 import json
+import sys
 import time
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
-from benchmark.run import ROOT, path_of, run_cells, trained
+from benchmark.run import ROOT, Machines, results_of, run_missing, trained
 
 NUM_EPISODES = 50
 HORIZONS = [10, 20, 50, 100, 200, 500, 1000]
@@ -34,8 +35,8 @@ TOLERANCE = 0.5  # standard deviations
 BIN = 20  # steps over which an error is averaged in time
 SEEDS = [31, 32, 33]
 FEW_EVALUATIONS = "--eval-every 20000 --eval-episodes 25"  # the episodes here are others
-CLONING = [f"bc_mse --num-demos {n} {FEW_EVALUATIONS}" for n in (1, 4, 16, 64)]
-DAGGER = "dagger --num-rounds 15 --eval-episodes 25"
+CLONING = [f"compounding bc_mse --num-demos {n} {FEW_EVALUATIONS}" for n in (1, 4, 16, 64)]
+DAGGER = "compounding dagger --num-rounds 15 --eval-episodes 25"
 ROWS = {
     "Walker2d-v4": [*CLONING, f"{DAGGER} --num-demos 1 --episodes-per-round 1"],
     "Hopper-v4": [*CLONING, f"{DAGGER} --num-demos 1 --episodes-per-round 1"],
@@ -46,9 +47,7 @@ ORANGE = "#e08a1e"
 
 
 @dataclass
-class Args:
-    num_cpus: int | None = None  # runs side by side, each on one core; None: one for each core
-    address: str | None = None  # of a Ray cluster, in place of this machine
+class Args(Machines):
     only_draw: bool = False  # what is there, and run nothing
 
 
@@ -93,7 +92,7 @@ def measure(env_id, row, seed):
 
     start = time.time()
     torch.set_num_threads(1)
-    _, script, *flags = row.split()  # after "compounding"
+    _, script, *flags = row.split()
     policy, results = trained(script, env_id, seed, *flags)
     expert = load_expert(env_id)
     envs = bc_mse.make_envs(bc_mse.Args(env_id=env_id), 25)
@@ -124,15 +123,6 @@ def measure(env_id, row, seed):
     return json.dumps(measured), line
 
 
-def cell(env_id, row, seed):
-    return env_id, f"compounding {row}", seed
-
-
-def results_of(env_id, row):
-    paths = [path_of(*cell(env_id, row, seed)) for seed in SEEDS]
-    return [json.loads(path.read_text()) for path in paths if path.exists()]
-
-
 def mistakes_of(results):
     """(seeds, episodes, horizons)"""
     return np.array([[result["mistakes"][str(T)] for T in HORIZONS] for result in results]).mT
@@ -161,9 +151,10 @@ def slope_interval(made, num_samples=1000):
 
 
 def label_of(row):
-    if row.startswith("dagger"):
+    _, script, *flags = row.split()
+    if script == "dagger":
         return "DAgger"
-    num_demos = int(row.split()[2])
+    num_demos = int(flags[1])
     return f"cloning, {num_demos} demonstration{'s' if num_demos > 1 else ''}"
 
 
@@ -172,7 +163,7 @@ def draw(env_id, above, below):
     horizons = np.array(HORIZONS)
     rows = ROWS[env_id]
     for row, colour in zip(rows, [*BLUES, ORANGE], strict=True):
-        results = results_of(env_id, row)
+        results = results_of(env_id, row, SEEDS)
         if not results:
             continue
         promised = np.mean([result["rate_on_expert"] for result in results]) * horizons
@@ -184,10 +175,10 @@ def draw(env_id, above, below):
         mean[mean == 0] = np.nan
         above.plot(horizons, mean, "o", color=colour, markersize=5, label=label_of(row))
         if row in (rows[1], rows[-1]):
-            time = np.arange(len(results[0]["error_on_own"])) * BIN
+            begins = np.arange(len(results[0]["error_on_own"])) * BIN
             for key, style in (("error_on_own", "-"), ("error_on_expert", "--")):
                 errors = np.array([result[key] for result in results], dtype=float)
-                below.plot(time, errors.mean(axis=0), style, color=colour)
+                below.plot(begins, errors.mean(axis=0), style, color=colour)
     ends = np.array([20, 200])
     for power in (1, 2):
         guide = 0.02 * (ends / ends[0]) ** power
@@ -200,10 +191,8 @@ def draw(env_id, above, below):
 
 
 def main(args):
-    cells = [cell(env_id, row, seed) for seed in SEEDS for env_id in ROWS for row in ROWS[env_id]]
-    missing = [found for found in cells if not path_of(*found).exists()]
-    if missing and not args.only_draw:
-        run_cells(missing, args.address, args.num_cpus, measure)
+    cells = [(env_id, row, seed) for seed in SEEDS for env_id in ROWS for row in ROWS[env_id]]
+    failed = [] if args.only_draw else run_missing(cells, args, measure)
 
     size = (4.2 * len(ROWS), 6.8)
     figure, axes = plt.subplots(2, len(ROWS), figsize=size, layout="constrained")
@@ -214,6 +203,7 @@ def main(args):
     entries = axes[0, 0].get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower center", ncols=len(BLUES) + 1, frameon=False)
     figure.savefig(ROOT / "benchmark" / "figures" / "compounding.png", dpi=120)
+    sys.exit(len(failed) > 0)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@
 The actor of PPO begins as the clone of one or of four demonstrations, with the same mean of the
 actions. Its critic begins with nothing, and a policy gradient against a critic that knows nothing
 unlearns the clone: the critic alone is trained for the first WARM_UP steps, on what the clone does
-("--no-warm-up": both from the start). From scratch, PPO is the same with a new actor, whose
-observations are standardised by a running mean, as is usual.
+("--no-warm-up": both from the start). Observations are standardised as the clone does it; from
+scratch by their running mean and variance, as is usual. All else is the same.
 
 PPO is Stable-Baselines3's, https://github.com/DLR-RM/stable-baselines3.
 """
 
 import json
+import sys
 import time
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ import torch
 import tyro
 
 from benchmark.compounding import FEW_EVALUATIONS
-from benchmark.run import ROOT, path_of, run_cells, trained
+from benchmark.run import ROOT, Machines, results_of, run_missing, trained
 from benchmark.scores import normalised
 
 ENV_IDS = ["Hopper-v4", "Walker2d-v4"]
@@ -37,36 +38,33 @@ ROWS = {
     "finetune 4 --no-warm-up": ("the same, critic untrained", "#e08a1e"),
 }
 SEEDS = [41, 42, 43, 44, 45]
-NUM_STEPS = 300_000
-WARM_UP = 50_000  # steps in which only the critic is trained
-EVAL_EVERY = 12_288  # steps, six updates
 NUM_ENVS = 8
+ROUND = 2048  # steps of all environments between PPO's updates
+NUM_STEPS = 147 * ROUND
+WARM_UP = 25 * ROUND  # in which only the critic is trained
+EVAL_EVERY = 6 * ROUND
 EVAL_EPISODES = 10
 
 
 @dataclass
-class Args:
-    num_cpus: int | None = None  # runs side by side, each on one core; None: one for each core
-    address: str | None = None  # of a Ray cluster, in place of this machine
+class Args(Machines):
     only_draw: bool = False  # what is there, and run nothing
 
 
-def make_ppo(env_id, seed, normalise_obs):
-    """PPO with networks of the clone's shape, and its environments. Rewards are scaled."""
+def make_ppo(env_id, seed):
+    """PPO with networks of the clone's shape. Observations and rewards are standardised."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    envs = VecNormalize(make_vec_env(env_id, NUM_ENVS, seed=seed), norm_obs=normalise_obs)
     net_arch = dict(pi=[256, 256], vf=[256, 256])
     return PPO(
         "MlpPolicy",
-        envs,
-        n_steps=256,
+        VecNormalize(make_vec_env(env_id, NUM_ENVS)),
+        n_steps=ROUND // NUM_ENVS,
         batch_size=256,
-        learning_rate=lambda share_left: 3e-4 * share_left,
         policy_kwargs=dict(net_arch=net_arch, activation_fn=torch.nn.GELU, log_std_init=-0.5),
-        seed=seed,
+        seed=1_000_000 * seed + 600_000,  # of the environments too
         device="cpu",
     )
 
@@ -75,40 +73,46 @@ def make_ppo(env_id, seed, normalise_obs):
 def start_from(ppo, clone, sigma):
     """The clone's mean as PPO's actor, with the deviation sigma (act_dim) of its actions.
 
-    The clone standardises observations and actions; here its first and last layer do. It also
-    bounds standardised observations by 10, which PPO's network does not.
+    PPO's environments standardise observations by the clone's statistics, which stay (with its
+    bound of 10, which is theirs too). The statistics of the actions go into the last layer.
     """
-    actor = ppo.policy
+    statistics = ppo.env.obs_rms
+    statistics.mean = clone.obs_mean.double().numpy()
+    statistics.var = clone.obs_std.double().numpy() ** 2
+    statistics.count = 1e15  # as if from so many observations: more change nothing
+
+    policy = ppo.policy
     first, middle, last = (layer for layer in clone.net if hasattr(layer, "weight"))
-    actor.mlp_extractor.policy_net[0].weight.copy_(first.weight / clone.obs_std)
-    offset = first.weight @ (clone.obs_mean / clone.obs_std)
-    actor.mlp_extractor.policy_net[0].bias.copy_(first.bias - offset)
-    actor.mlp_extractor.policy_net[2].load_state_dict(middle.state_dict())
+    policy.mlp_extractor.policy_net[0].load_state_dict(first.state_dict())
+    policy.mlp_extractor.policy_net[2].load_state_dict(middle.state_dict())
     act_dim = len(clone.action_std)
     scale = clone.action_std
-    actor.action_net.weight.copy_(scale[:, None] * last.weight[:act_dim])
-    actor.action_net.bias.copy_(clone.action_mean + scale * last.bias[:act_dim])
-    actor.log_std.copy_(torch.as_tensor(sigma).log())
+    policy.action_net.weight.copy_(scale[:, None] * last.weight[:act_dim])
+    policy.action_net.bias.copy_(clone.action_mean + scale * last.bias[:act_dim])
+    policy.log_std.copy_(sigma.log())
 
 
 def train_actor(ppo, is_trained):
     """Whether PPO's updates change the actor, or the critic alone."""
-    actor = ppo.policy
-    for part in (actor.mlp_extractor.policy_net, actor.action_net):
+    policy = ppo.policy
+    for part in (policy.mlp_extractor.policy_net, policy.action_net):
         part.requires_grad_(is_trained)
-    actor.log_std.requires_grad_(is_trained)
+    policy.log_std.requires_grad_(is_trained)
+
+
+def act(ppo, obs):
+    """Without exploration: obs (N, obs_dim) to actions (N, act_dim), bounded."""
+    actions, _ = ppo.predict(ppo.env.normalize_obs(obs), deterministic=True)
+    return actions
 
 
 def evaluate(ppo, envs, seed):
     """Mean return without exploration."""
     import bc_gaussian
 
-    def act(obs):
-        if ppo.env.norm_obs:
-            obs = ppo.env.normalize_obs(obs)
-        return ppo.predict(obs, deterministic=True)[0]
-
-    episodes = bc_gaussian.rollout(envs, act, EVAL_EPISODES, 1_000_000 * seed + 800_000)
+    episodes = bc_gaussian.rollout(
+        envs, lambda obs: act(ppo, obs), EVAL_EPISODES, 1_000_000 * seed + 800_000
+    )
     return float(np.mean([episode.rewards.sum() for episode in episodes]))
 
 
@@ -124,7 +128,7 @@ def mean_sigma(clone, envs, seed):
 
 
 def learn(ppo, warm_up, evaluate_now):
-    """Train, and return [steps, mean return] from the start on."""
+    """Train; a list of [steps, what `evaluate_now` returned], from the start on."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     curve = []
@@ -150,7 +154,7 @@ def measure(env_id, row, seed):
     start = time.time()
     torch.set_num_threads(1)
     _, num_demos, *flags = row.split()
-    ppo = make_ppo(env_id, seed, normalise_obs=num_demos == "scratch")
+    ppo = make_ppo(env_id, seed)
     envs = bc_gaussian.make_envs(bc_gaussian.Args(env_id=env_id), EVAL_EPISODES)
     warm_up = 0
     if num_demos != "scratch":
@@ -169,8 +173,7 @@ def measure(env_id, row, seed):
 
 def curves_of(env_id, row):
     """Steps (T,), and the normalised return of each seed that was run (seeds, T)."""
-    paths = [path_of(env_id, row, seed) for seed in SEEDS]
-    curves = [json.loads(path.read_text())["curve"] for path in paths if path.exists()]
+    curves = [result["curve"] for result in results_of(env_id, row, SEEDS)]
     if not curves:
         return np.empty(0), np.empty((0, 0))
     curves = np.array(curves, dtype=float)
@@ -179,9 +182,7 @@ def curves_of(env_id, row):
 
 def main(args):
     cells = [(env_id, row, seed) for seed in SEEDS for env_id in ENV_IDS for row in ROWS]
-    missing = [cell for cell in cells if not path_of(*cell).exists()]
-    if missing and not args.only_draw:
-        run_cells(missing, args.address, args.num_cpus, measure)
+    failed = [] if args.only_draw else run_missing(cells, args, measure)
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
     for axis, env_id in zip(axes, ENV_IDS, strict=True):
@@ -205,6 +206,7 @@ def main(args):
     axes[0].set_ylabel("return, the expert's is 1")
     axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(ROOT / "benchmark" / "figures" / "finetune.png", dpi=130)
+    sys.exit(len(failed) > 0)
 
 
 if __name__ == "__main__":

@@ -25,19 +25,13 @@ from benchmark.run import (
     ROOT,
     SCRIPTS,
     SMALL,
-    path_of,
+    results_of,
     with_demos,
 )
 from benchmark.scores import bootstrap, demonstrated_share, mode_entropy, normalised
 
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 NUM_MODES = {"LaneChange-v0": 2, "LaneChange10Hz-v0": 2, "Slalom-v0": 8}
-
-
-def results_of(env_id, row, seeds):
-    """Those of the seeds of a grid that are finished: another grid may have the same row."""
-    paths = [path_of(env_id, row, seed) for seed in seeds]
-    return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
 def mean_of(results, key):
@@ -242,15 +236,17 @@ def compounded():
     lines = []
     for env_id, rows in compounding.ROWS.items():
         for row in rows:
-            results = compounding.results_of(env_id, row)
+            results = results_of(env_id, row, compounding.SEEDS)
             if not results:
                 continue
             made = compounding.mistakes_of(results)
-            low, high = compounding.slope_interval(made)
             slope = compounding.slope(made.mean(axis=(0, 1)))
-            slope = "none" if np.isnan(slope) else f"{slope:.1f} ({low:.1f} to {high:.1f})"
+            slope = "none" if np.isnan(slope) else f"{slope:.1f}"
+            if len(results) > 1 and slope != "none":
+                low, high = compounding.slope_interval(made)
+                slope += f" ({low:.1f} to {high:.1f})"
             scores = scores_of(env_id, results)
-            promised = 1000 * mean_of(results, "rate_on_expert")
+            promised = compounding.HORIZONS[-1] * mean_of(results, "rate_on_expert")
             totals = made[..., -1].mean(axis=1)
             of_seeds = f"{totals.mean():.2f} ({totals.min():.2f} to {totals.max():.2f})"
             lines.append(
@@ -309,9 +305,9 @@ def claims():
     chain = ", ".join(f"{exact(0.001, T):.3g} in {T:,}" for T in (10, 100, 1000))
     humanoid = []
     for row in compounding.ROWS["Humanoid-v4"]:
-        results = compounding.results_of("Humanoid-v4", row)
+        results = results_of("Humanoid-v4", row, compounding.SEEDS)
         if results:
-            promised = 1000 * mean_of(results, "rate_on_expert")
+            promised = compounding.HORIZONS[-1] * mean_of(results, "rate_on_expert")
             made = compounding.mistakes_of(results)[..., -1].mean()
             humanoid.append(f"{promised:.1f} and {made:.1f} ({compounding.label_of(row)})")
     lines = [

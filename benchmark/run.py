@@ -71,7 +71,8 @@ DEMONSTRATIONS = {
 }
 
 # Few labels, and who chooses the states that get them. `--num-rounds 0` is behaviour cloning: on as
-# many labels as DAgger begins with, and on about as many as it ends with, or more.
+# many labels as DAgger begins with, and on about as many as it ends with, or more. The three harder
+# tasks keep all labels, and have cloning with many only.
 CLOSED_SEEDS = [11, 12, 13, 14, 15]
 SMALL = "--num-updates 5000 --eval-episodes 500"
 DISTURBED = f"--demo-env-id LaneChange-v0 --expert experts.driving:prefers_left {SMALL}"
@@ -127,11 +128,12 @@ CLOSED = {
 RATES = {"LaneChange10Hz-v0": ([f"{script} {ROAD}" for script in SCRIPTS], [4, 5, 6])}
 
 # Demonstrations of an expert and of its mirror image, half of each; and of the expert alone.
+REACHER = "--num-envs 20 --num-demos 200"
 GAITS = {
     "Reacher-v4": (
         [
-            "bc_mse --num-demos 200",
-            *[f"{script} --num-demos 200 --expert benchmark.gaits:reacher" for script in SCRIPTS],
+            f"bc_mse {REACHER}",
+            *[f"{script} {REACHER} --expert benchmark.gaits:reacher" for script in SCRIPTS],
         ],
         [4, 5, 6],
     ),
@@ -154,20 +156,30 @@ GRIDS = {
 
 
 @dataclass
-class Args:
+class Machines:
+    num_cpus: int | None = None  # runs side by side, each on one core; None: one for each core
+    address: str | None = None  # of a Ray cluster, in place of this machine
+
+
+@dataclass
+class Args(Machines):
     grid: Literal["offline", "modes", "demonstrations", "closed", "rates", "gaits"] = "offline"
     env_ids: tuple[str, ...] = ()  # all of the grid where none are given
     scripts: tuple[str, ...] = ()  # all of the grid where none are given
     num_demos: tuple[int, ...] = ()  # of --grid demonstrations; all of it where none are given
     seeds: tuple[int, ...] = ()  # those of the grid where none are given
-    num_cpus: int | None = None  # runs side by side, each on one core; None: one for each core
-    address: str | None = None  # of a Ray cluster, in place of this machine
     dry_run: bool = False  # only print what is missing
 
 
 def path_of(env_id, row, seed):
     name = row.replace(" --", "-").replace(" ", "-").replace(":", "-")
     return RESULTS / f"{env_id}__{name}__{seed}.json"
+
+
+def results_of(env_id, row, seeds):
+    """Those of the seeds of a grid that are finished: another grid may have the same row."""
+    paths = [path_of(env_id, row, seed) for seed in seeds]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
 def missing_cells(args):
@@ -196,17 +208,23 @@ def estimated_seconds(env_id, row):
     return sum(seconds) / len(seconds) if seconds else 300
 
 
+def run_in(run_dir, script, env_id, seed, flags):
+    """Run a script as people run it: its run's directory, and the line with which it ends."""
+    flags = [*flags, "--env-id", env_id, "--seed", str(seed), "--run-dir", run_dir]
+    command = [sys.executable, f"{script}.py", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr[-2000:])
+    (run,) = Path(run_dir).iterdir()
+    return run, done.stdout.strip()
+
+
 def run_script(env_id, row, seed):
     """In a worker: the text of results.json, and the line with which the script ends."""
     script, *flags = row.split()
     with tempfile.TemporaryDirectory() as run_dir:
-        flags += ["--env-id", env_id, "--seed", str(seed), "--run-dir", run_dir]
-        command = [sys.executable, f"{script}.py", *flags]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(done.stderr[-2000:])
-        (path,) = Path(run_dir).glob("*/results.json")
-        return path.read_text(), done.stdout.strip()
+        run, line = run_in(run_dir, script, env_id, seed, flags)
+        return (run / "results.json").read_text(), line
 
 
 def run_cells(cells, address=None, num_cpus=None, work=run_script):
@@ -246,13 +264,18 @@ def run_cells(cells, address=None, num_cpus=None, work=run_script):
     return failed
 
 
+def run_missing(cells, args, work):
+    """Run `work` for the cells that have no results yet; those that failed."""
+    missing = [cell for cell in cells if not path_of(*cell).exists()]
+    return run_cells(missing, args.address, args.num_cpus, work) if missing else []
+
+
 def trained(script, env_id, seed, *flags):
-    """The policy of a run of the script as people run it, and the run's results."""
+    """The policy of a run of the script, and the run's results."""
     module = importlib.import_module(script)
     with tempfile.TemporaryDirectory() as run_dir:
-        flags = [*flags, "--env-id", env_id, "--seed", str(seed), "--run-dir", run_dir]
-        subprocess.run([sys.executable, f"{script}.py", *flags], cwd=ROOT, check=True)
-        (run,) = Path(run_dir).iterdir()
+        run, line = run_in(run_dir, script, env_id, seed, flags)
+        print(line, flush=True)
         results = json.loads((run / "results.json").read_text())
         saved = run / "policy.safetensors"
         args = module.parse_args(["--checkpoint", str(saved)])

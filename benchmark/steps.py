@@ -6,13 +6,14 @@ Each policy is trained once, as in the README's table, and evaluated with differ
 inference steps. `python -m benchmark.report` writes the README's table.
 """
 
+import importlib
 import json
+import sys
 import time
-from dataclasses import dataclass
 
 import tyro
 
-from benchmark.run import ROAD, path_of, run_cells, trained
+from benchmark.run import ROAD, Machines, run_missing, trained
 
 ENV_ID = "Slalom-v0"
 SCRIPTS = ["bc_diffusion", "bc_flow"]
@@ -21,21 +22,13 @@ SEEDS = [4, 5, 6]
 EVAL_EPISODES = 500
 
 
-@dataclass
-class Args:
-    num_cpus: int | None = None  # runs side by side, each on one core; None: one for each core
-    address: str | None = None  # of a Ray cluster, in place of this machine
-
-
 def measure(env_id, row, seed):
     """In a worker: train, and evaluate with each number of steps; the results, and a line."""
-    import importlib
-
     import torch
 
     start = time.time()
     torch.set_num_threads(1)
-    _, script = row.split()  # after "steps"
+    _, script = row.split()
     module = importlib.import_module(script)
     policy, _ = trained(script, env_id, seed, *ROAD.split())
     args = module.Args(env_id=env_id, seed=seed)
@@ -53,10 +46,9 @@ def measure(env_id, row, seed):
 
 def main(args):
     cells = [(ENV_ID, f"steps {script}", seed) for seed in SEEDS for script in SCRIPTS]
-    missing = [cell for cell in cells if not path_of(*cell).exists()]
-    if missing:
-        run_cells(missing, args.address, args.num_cpus, measure)
+    failed = run_missing(cells, args, measure)
+    sys.exit(len(failed) > 0)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(tyro.cli(Machines, description=__doc__))

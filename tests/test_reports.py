@@ -12,6 +12,7 @@ import bc_gaussian
 import bc_mog
 from benchmark import chain, compounding, finetune, gaits, report, scores
 from experts import table
+from experts.driving import DrivingExpert
 
 
 @pytest.mark.parametrize("path", report.READMES, ids=lambda path: path.name)
@@ -154,6 +155,8 @@ def test_the_slope_is_the_power_of_the_horizon_and_its_interval_follows_the_seed
     assert np.isnan(compounding.slope_interval(np.zeros((2, 3, len(horizons))))).all()
     of_seeds = np.stack([1e-3 * horizons, 1e-3 * horizons**2.0])[:, None]
     np.testing.assert_allclose(compounding.slope_interval(of_seeds), [1, 2])
+    of_episodes = of_seeds.swapaxes(0, 1)
+    np.testing.assert_allclose(compounding.slope_interval(of_episodes), [1, 2])
 
 
 def test_the_mistakes_of_all_seeds_are_seeds_by_episodes_by_horizons():
@@ -168,16 +171,23 @@ def test_the_mistakes_of_all_seeds_are_seeds_by_episodes_by_horizons():
 
 
 @pytest.mark.parametrize("name, env_id", [("reacher", "Reacher-v4"), ("swimmer", "Swimmer-v4")])
-def test_the_mirror_image_of_an_expert_does_as_well_and_plays_every_other_environment(name, env_id):
+def test_an_expert_and_its_mirror_image_play_in_turn_and_mirror_each_other(name, env_id):
     pair = getattr(gaits, name)
-    envs = bc_mog.make_envs(bc_mog.Args(env_id=env_id, max_episode_steps=50), 50)
-    returns = []
-    for expert in (pair.first, pair.second):
-        episodes = bc_mog.rollout(envs, expert, 100, 0)
-        returns.append(np.mean([episode.rewards.sum() for episode in episodes]))
-    assert returns[0] == pytest.approx(returns[1], rel=0.1)
+    env, mirror = gym.make(env_id).unwrapped, gym.make(env_id).unwrapped
+    env.reset(seed=0)
+    mirror.reset(seed=0)
+    negated = np.ones(env.model.nq)  # angles, y and, of Reacher, all but the target's x
+    negated[{"Reacher-v4": [0, 1, 3], "Swimmer-v4": [1, 2, 3, 4]}[env_id]] = -1
+    mirror.set_state(negated * env.data.qpos, negated * env.data.qvel)
+    signs = pair.second.obs_signs
+    obs, seen = env._get_obs(), mirror._get_obs()
+    for _ in range(20):
+        np.testing.assert_allclose(seen, signs * obs, atol=1e-4)
+        obs, reward, *_ = env.step(pair.first(obs[None])[0])
+        seen, other_reward, *_ = mirror.step(pair.second(seen[None])[0])
+        assert other_reward == pytest.approx(reward, abs=1e-4)
 
-    obs = np.random.default_rng(0).normal(size=envs.observation_space.shape)
+    obs = np.random.default_rng(0).normal(size=(20, len(signs)))
     actions = pair(obs)
     np.testing.assert_array_equal(actions[0::2], pair.first(obs)[0::2])
     np.testing.assert_array_equal(actions[1::2], pair.second(obs)[1::2])
@@ -185,6 +195,7 @@ def test_the_mirror_image_of_an_expert_does_as_well_and_plays_every_other_enviro
 
 
 def test_the_variance_that_the_state_leaves_open_is_that_of_two_experts_in_one_state():
+    """Of shares among ten neighbours, the estimate of p (1 - p) is 10 / 9 of theirs."""
     rng = np.random.default_rng(0)
     near = rng.normal(size=(50, 2))
     apart = near + np.array([0.0, 100.0])
@@ -195,7 +206,11 @@ def test_the_variance_that_the_state_leaves_open_is_that_of_two_experts_in_one_s
     actions = np.array([[1.0, 3.0]] * 50 + [[-1.0, 3.0]] * 50)  # their variance is 1
     difference = np.array([[2.0, 0.0]] * 4)
     for share, expected in ((0.5, 1.0), (0.0, 0.0), (0.1, 0.36)):
-        assert gaits.open_share(np.full(4, share), difference, actions) == pytest.approx(expected)
+        found = gaits.alike_and_open(np.full(4, share), difference, actions)
+        assert found == pytest.approx((expected * 10 / 9, expected * 10 / 9))
+    noisy = DrivingExpert()
+    obs = np.tile([1.0, 0.0, 0.0, 0.0], (50, 1))
+    np.testing.assert_array_equal(gaits.answers(noisy, obs), gaits.answers(noisy, obs))
 
 
 def clone_and_ppo():
@@ -205,14 +220,15 @@ def clone_and_ppo():
     clone = bc_gaussian.Policy(envs.single_observation_space, envs.single_action_space)
     obs = torch.randn(500, 11) * torch.linspace(0.1, 9, 11) + 2
     clone.set_statistics(obs, 0.3 * torch.randn(500, 3) + 0.1)
-    ppo = finetune.make_ppo("Hopper-v4", 0, normalise_obs=False)
+    ppo = finetune.make_ppo("Hopper-v4", 0)
     finetune.start_from(ppo, clone, torch.tensor([0.1, 0.2, 0.3]))
     return clone, ppo, obs.numpy()
 
 
 def test_the_actor_of_ppo_begins_with_the_actions_of_the_clone():
     clone, ppo, obs = clone_and_ppo()
-    actions, _ = ppo.predict(obs, deterministic=True)
+    obs[0] = 1e6  # beyond what the clone bounds
+    actions = finetune.act(ppo, obs)
     np.testing.assert_allclose(actions, clone.act(obs), rtol=0, atol=1e-5)
     assert actions.std(axis=0).min() > 0.01
     np.testing.assert_allclose(ppo.policy.log_std.detach().exp(), [0.1, 0.2, 0.3], rtol=1e-5)
@@ -226,13 +242,26 @@ def test_only_the_critic_is_trained_in_the_warm_up(monkeypatch):
     seen = []
 
     def look():
-        actions, _ = ppo.predict(obs, deterministic=True)
-        seen.append((actions, ppo.policy.value_net.weight.detach().clone()))
+        policy = ppo.policy
+        parts = finetune.act(ppo, obs), policy.log_std, policy.value_net.weight
+        seen.append([torch.as_tensor(part).detach().clone() for part in parts])
         return 7.0
 
     curve = finetune.learn(ppo, 4096, look)
     assert curve == [[steps, 7.0] for steps in range(0, 10_000, 2048)]
-    actions, values = zip(*seen, strict=True)
-    np.testing.assert_array_equal(actions[0], actions[2])
-    assert np.abs(actions[3] - actions[2]).max() > 1e-4
-    assert not torch.equal(values[0], values[1])
+    actions, deviations, values = zip(*seen, strict=True)
+    torch.testing.assert_close(actions[2], actions[0], rtol=0, atol=1e-6)
+    assert (actions[3] - actions[2]).abs().max() > 1e-4
+    assert torch.equal(deviations[2], deviations[0])
+    assert not torch.equal(deviations[3], deviations[2])
+    assert not torch.equal(values[1], values[0])
+
+
+def test_the_deviation_of_the_clone_is_in_the_environments_units():
+    clone, _, _ = clone_and_ppo()
+    last = clone.net[-1]
+    torch.nn.init.zeros_(last.weight)
+    sigma = clone.min_std + torch.nn.functional.softplus(last.bias[3:]).detach()
+    envs = bc_gaussian.make_envs(bc_gaussian.Args(max_episode_steps=5), 10)
+    found = finetune.mean_sigma(clone, envs, 0)
+    torch.testing.assert_close(found, sigma * clone.action_std)
