@@ -38,11 +38,11 @@ FEW_EVALUATIONS = "--eval-every 20000 --eval-episodes 25"  # the episodes here a
 CLONING = [f"compounding bc_mse --num-demos {n} {FEW_EVALUATIONS}" for n in (1, 4, 16, 64)]
 DAGGER = "compounding dagger --num-rounds 15 --eval-episodes 25"
 ROWS = {
+    "Humanoid-v4": [*CLONING, f"{DAGGER} --num-demos 10 --episodes-per-round 2"],
     "Walker2d-v4": [*CLONING, f"{DAGGER} --num-demos 1 --episodes-per-round 1"],
     "Hopper-v4": [*CLONING, f"{DAGGER} --num-demos 1 --episodes-per-round 1"],
-    "Humanoid-v4": [*CLONING, f"{DAGGER} --num-demos 10 --episodes-per-round 2"],
 }
-BLUES = ["#c3d5ee", "#8fb1e0", "#4f83cc", "#1f4e94"]
+BLUES = ["#a9c4ea", "#6f9cdc", "#3a6fbf", "#173d78"]
 ORANGE = "#e08a1e"
 
 
@@ -198,7 +198,7 @@ def main(args):
     figure, axes = plt.subplots(2, len(ROWS), figsize=size, layout="constrained")
     for env_id, (above, below) in zip(ROWS, axes.T, strict=True):
         draw(env_id, above, below)
-    axes[0, 0].set_ylabel("mistakes up to T\n(lines: seeds; dashed: promised)")
+    axes[0, 0].set_ylabel("mistakes up to T, where there are any\n(points: mean; dashed: promised)")
     axes[1, 0].set_ylabel("error on its own states\n(dashed: on the expert's)")
     entries = axes[0, 0].get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower center", ncols=len(BLUES) + 1, frameon=False)

@@ -25,6 +25,7 @@ SCRIPTS = {
     "bc_mog": "mixture of Gaussians",
     "bc_autoregressive": "bins, one dimension after another",
     "bc_diffusion": "diffusion",
+    "bc_flow": "flow matching",
 }
 NUM_ROLLOUTS = 100
 SEED = 1

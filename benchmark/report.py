@@ -241,14 +241,16 @@ def compounded():
                 continue
             made = compounding.mistakes_of(results)
             slope = compounding.slope(made.mean(axis=(0, 1)))
-            slope = "none" if np.isnan(slope) else f"{slope:.1f}"
+            slope = "none" if np.isnan(slope) else f"{round(slope, 1) + 0.0:.1f}"  # not -0.0
             if len(results) > 1 and slope != "none":
                 low, high = compounding.slope_interval(made)
                 slope += f" ({low:.1f} to {high:.1f})"
             scores = scores_of(env_id, results)
             promised = compounding.HORIZONS[-1] * mean_of(results, "rate_on_expert")
             totals = made[..., -1].mean(axis=1)
-            of_seeds = f"{totals.mean():.2f} ({totals.min():.2f} to {totals.max():.2f})"
+            of_seeds = f"{totals.mean():.2f}"
+            if len(results) > 1:
+                of_seeds += f" ({totals.min():.2f} to {totals.max():.2f})"
             lines.append(
                 f"| `{env_id}` | {compounding.label_of(row)} "
                 f"| {mean_of(results, 'expert_labels'):,.0f} | {scores.mean():.3f} "
@@ -279,12 +281,29 @@ def success(env_id, script):
     return f"{mean_of(results_of(env_id, f'{script} {ROAD}', seeds), 'success_rate'):.1%}"
 
 
-def closed_loop(env_id, script, is_cloning=False):
-    """Score and labels of a script's last row on this task, the one with the most labels."""
+def closed_results(env_id, script, is_cloning=False):
+    """Of a script's last row on this task, the one with the most labels."""
     rows, seeds = CLOSED[env_id]
     rows = [row for row in rows if row.split()[0] == script]
     row = [row for row in rows if ("--num-rounds 0" in row) == is_cloning][-1]
-    results = results_of(env_id, row, seeds)
+    return results_of(env_id, row, seeds)
+
+
+def locomotion():
+    """Cloning with about as many labels as DAgger, and DAgger, in one number for five tasks."""
+    lines = []
+    for name, is_cloning in (("`dagger.py --num-rounds 0`", True), ("`dagger.py`", False)):
+        tasks = []
+        for env_id in LOCOMOTION:
+            tasks.append(scores_of(env_id, closed_results(env_id, "dagger", is_cloning)))
+        score, low, high = bootstrap(tasks)
+        lines.append(f"| {name} | {score:.3f} | {low:.3f} to {high:.3f} | {sum(map(len, tasks))} |")
+    return table(["script", "interquartile mean", "95% interval", "runs"], lines)
+
+
+def closed_loop(env_id, script, is_cloning=False):
+    """Score and labels of a script on this task."""
+    results = closed_results(env_id, script, is_cloning)
     if not results:
         return f"{env_id} not measured"
     score = scores_of(env_id, results).mean()
@@ -299,8 +318,9 @@ def claims():
     gaussian_mean = success("LaneChange-v0", "bc_gaussian")
     gaussian_draws = success("LaneChange-v0", "bc_gaussian --stochastic")
     tasks = ["Hopper-v4", "Walker2d-v4", "LaneChangeDisturbed-v0"]
-    cloning = "; ".join(closed_loop(env_id, "dagger", is_cloning=True) for env_id in tasks)
-    dagger = "; ".join(closed_loop(env_id, "dagger") for env_id in tasks)
+    more_tasks = [*tasks, "Humanoid-v4"]
+    cloning = "; ".join(closed_loop(env_id, "dagger", is_cloning=True) for env_id in more_tasks)
+    dagger = "; ".join(closed_loop(env_id, "dagger") for env_id in more_tasks)
     hg_dagger = "; ".join(closed_loop(env_id, "hg_dagger") for env_id in tasks)
     chain = ", ".join(f"{exact(0.001, T):.3g} in {T:,}" for T in (10, 100, 1000))
     humanoid = []
@@ -337,8 +357,8 @@ def claims():
             f"mistakes promised and made in 1,000 steps of Humanoid-v4: {', '.join(humanoid)}",
         ),
         (
-            "A policy's errors lead to states without demonstrations, and more demonstrations of "
-            "the same kind reach few of them",
+            "A policy's errors lead to states without demonstrations, and where labels are scarce "
+            "more demonstrations of the same kind reach few of them",
             "`dagger.py --num-rounds 0`",
             cloning,
         ),
@@ -362,14 +382,16 @@ TABLES = {
     "aggregate": aggregate,
     "mass": mass,
     "demonstrations": demonstrations,
-    "rates": rates,
     "compounding": compounded,
     "steps": inference_steps,
     "closed loop": closed,
+    "locomotion": locomotion,
     "claims": claims,
 }
 if (RESULTS / "prices.json").exists():
     TABLES["prices"] = prices
+if list(RESULTS.glob("LaneChange10Hz-v0__*")):
+    TABLES["rates"] = rates
 
 
 def receipt(script):
