@@ -40,10 +40,13 @@ def curves(env_id, row):
 def draw(axis, env_id):
     rows, _ = CLOSED[env_id]
     cloning = [row for row in rows if "--num-rounds 0" in row]
-    points = np.array([np.concatenate(list(curves(env_id, row))) for row in cloning])
-    label, colour = STYLE["bc"]
-    axis.plot(*points.mean(axis=1).T, "o", color=colour, label=f"{label} (large: mean)")
-    axis.plot(points[..., 0].ravel(), points[..., 1].ravel(), ".", color=colour, alpha=0.5)
+    for marker, what in (("o", "scattered labels"), ("D", "all labels")):
+        scattered = what == "scattered labels"
+        chosen = [row for row in cloning if ("--label-every" in row) == scattered]
+        points = np.array([np.concatenate(list(curves(env_id, row))) for row in chosen])
+        label, colour = STYLE["bc"]
+        axis.plot(*points.mean(axis=1).T, marker, color=colour, label=f"{label}, {what} (mean)")
+        axis.plot(points[..., 0].ravel(), points[..., 1].ravel(), ".", color=colour, alpha=0.5)
     for row in rows:
         if row in cloning:
             continue
