@@ -82,7 +82,7 @@ class Args:
     eta: float = 0.0  # noise of the sampler: 0 is DDIM, 1 is DDPM
     predict_noise: bool = False  # predict eps, as in the paper, instead of x_0
     ema_decay: float = 0.999  # of the moving average of the weights
-    fine_modes: bool = False  # for modes close together, with more inference steps
+    fine_modes: bool = False  # for modes close together; give it more inference steps
     horizon: int = 1  # actions in a chunk
     action_horizon: int = 1  # actions executed before the next chunk is drawn
 

@@ -84,7 +84,7 @@ class Args:
     # --- Flow matching ---
     num_inference_steps: int = 8  # at test time
     ema_decay: float = 0.999  # of the moving average of the weights
-    fine_modes: bool = False  # for modes close together, with more inference steps
+    fine_modes: bool = False  # for modes close together; give it more inference steps
     horizon: int = 1  # actions in a chunk
     action_horizon: int = 1  # actions executed before the next chunk is drawn
 

@@ -6,8 +6,8 @@
 
 The actor of PPO begins as the clone of one or of four demonstrations, with the same mean of the
 actions. Its critic begins with nothing, and a policy gradient against a critic that knows nothing
-unlearns the clone: the critic alone is trained for the first WARM_UP steps, on what the clone does
-("--no-warm-up": both from the start). Observations are standardised as the clone does it; from
+can unlearn the clone: the critic alone is trained for the first WARM_UP steps, on what the clone
+does ("--no-warm-up": both from the start). Observations are standardised as the clone does it; from
 scratch by their running mean and variance, as is usual. All else is the same.
 
 PPO is Stable-Baselines3's, https://github.com/DLR-RM/stable-baselines3.
@@ -16,7 +16,6 @@ PPO is Stable-Baselines3's, https://github.com/DLR-RM/stable-baselines3.
 import json
 import sys
 import time
-from dataclasses import dataclass
 
 import matplotlib
 
@@ -26,8 +25,8 @@ import numpy as np
 import torch
 import tyro
 
-from benchmark.compounding import FEW_EVALUATIONS
-from benchmark.run import ROOT, Machines, results_of, run_missing, trained
+from benchmark.compounding import FEW_EVALUATIONS, Args
+from benchmark.run import ROOT, results_of, run_missing, trained
 from benchmark.scores import normalised
 
 ENV_IDS = ["Hopper-v4", "Walker2d-v4"]
@@ -44,11 +43,6 @@ NUM_STEPS = 147 * ROUND
 WARM_UP = 25 * ROUND  # in which only the critic is trained
 EVAL_EVERY = 6 * ROUND
 EVAL_EPISODES = 10
-
-
-@dataclass
-class Args(Machines):
-    only_draw: bool = False  # what is there, and run nothing
 
 
 def make_ppo(env_id, seed):

@@ -19,7 +19,6 @@ from benchmark.run import (
     MODES,
     NUM_DEMOS,
     OFFLINE,
-    RATES,
     RESULTS,
     ROAD,
     ROOT,
@@ -31,7 +30,7 @@ from benchmark.run import (
 from benchmark.scores import bootstrap, demonstrated_share, mode_entropy, normalised
 
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
-NUM_MODES = {"LaneChange-v0": 2, "LaneChange10Hz-v0": 2, "Slalom-v0": 8}
+NUM_MODES = {"LaneChange-v0": 2, "Slalom-v0": 8}
 
 
 def mean_of(results, key):
@@ -212,25 +211,6 @@ def closed():
     return table([*header, "expert's share of steps in rounds 1, 2, 3, 5, last", "n"], lines)
 
 
-def rates():
-    """One decision a second beside ten, on the same road."""
-    lines = []
-    _, seeds = RATES["LaneChange10Hz-v0"]
-    for script in SCRIPTS:
-        cells = []
-        for env_id in ("LaneChange-v0", "LaneChange10Hz-v0"):
-            results = results_of(env_id, f"{script} {ROAD}", seeds)
-            if not results:
-                continue
-            entropies = [mode_entropy(r["modes"], 2) for r in results if r["modes"]]
-            entropy = f"{np.mean(entropies):.3f}" if entropies else "none"
-            cells += [f"{mean_of(results, 'success_rate'):.1%}", entropy]
-        if len(cells) == 4:
-            lines.append(f"| `{script}.py` | {' | '.join(cells)} | {len(results)} |")
-    header = ["script", "success, one decision a second", "entropy of modes"]
-    return table([*header, "success, ten a second", "entropy of modes", "n"], lines)
-
-
 def compounded():
     """Mistakes that the error on the expert's states promises, and those that are made."""
     lines = []
@@ -272,7 +252,7 @@ def inference_steps():
             found = [result["steps"][str(num_steps)] for result in results]
             cells.append(f"{mean_of(found, 'success_rate'):.1%}")
         lines.append(f"| `{script}.py` | {' | '.join(cells)} | {len(results)} |")
-    return table(["script", *(f"{num} steps" for num in steps.NUM_STEPS), "n"], lines)
+    return table(["steps", *map(str, steps.NUM_STEPS), "n"], lines)
 
 
 def success(env_id, script):
@@ -282,7 +262,7 @@ def success(env_id, script):
 
 
 def closed_results(env_id, script, is_cloning=False):
-    """Of a script's last row on this task, the one with the most labels."""
+    """Of a script's last row on this task: no other has more labels."""
     rows, seeds = CLOSED[env_id]
     rows = [row for row in rows if row.split()[0] == script]
     row = [row for row in rows if ("--num-rounds 0" in row) == is_cloning][-1]
@@ -390,8 +370,6 @@ TABLES = {
 }
 if (RESULTS / "prices.json").exists():
     TABLES["prices"] = prices
-if list(RESULTS.glob("LaneChange10Hz-v0__*")):
-    TABLES["rates"] = rates
 
 
 def receipt(script):
