@@ -459,11 +459,17 @@ def check_data(envs, obs, actions, source):
         fail(f"{source} has actions that are not in {action_space}")
 
 
-def to_tensors(episodes, label_every, device):
+def to_tensors(args, episodes):
     """Observations (T, obs_dim) and actions (T, act_dim), or (T,), of every n-th step."""
-    obs = np.concatenate([episode.obs[::label_every] for episode in episodes])
-    actions = np.concatenate([episode.actions[::label_every] for episode in episodes])
-    return label_tensors(obs, actions, device)
+    rng = np.random.default_rng(args.seed)
+    obs = []
+    actions = []
+    for episode in episodes:
+        # From a random step on: with the same steps of each, their common start has few labels.
+        start = rng.integers(min(args.label_every, len(episode.obs)))
+        obs.append(episode.obs[start :: args.label_every])
+        actions.append(episode.actions[start :: args.label_every])
+    return label_tensors(np.concatenate(obs), np.concatenate(actions), args.device)
 
 
 def label_tensors(obs, actions, device):
@@ -673,7 +679,7 @@ def main(args):
         metadata, obs, actions = load_state(args, policy, envs, run)
     else:
         demos = collect_demonstrations(args, envs)
-        obs, actions = to_tensors(demos, args.label_every, args.device)
+        obs, actions = to_tensors(args, demos)
         metadata = describe(args, demos)
         run = make_run_dir(args)
         save(policy, run, metadata, obs, actions)

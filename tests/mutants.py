@@ -724,11 +724,19 @@ warms_up and not hg and dagger
     - warm_up = 20 * fraction
     + warm_up = 1
 every_nth and not hg
-    - episode.actions[::label_every]
-    + episode.actions
+    - actions.append(episode.actions[start :: args.label_every])
+    + actions.append(episode.actions[:: args.label_every])
 every_nth and not hg
-    - episode.obs[::label_every]
-    + episode.obs[label_every - 1 :: label_every]
+    - start = rng.integers(min(args.label_every, len(episode.obs)))
+    + start = 0
+shorter_than_n and not hg
+    - rng.integers(min(args.label_every, len(episode.obs)))
+    + rng.integers(args.label_every)
+depends_on_the_seed and not hg
+    - rng = np.random.default_rng(args.seed)
+    -     obs = []
+    + rng = np.random.default_rng(0)
+    +     obs = []
 a_million_times and not hg
     - seed = 1_000_000 * args.seed
     -         episodes

@@ -103,19 +103,39 @@ def test_a_discrete_action_becomes_a_column():
     assert actions.tolist() == [[2], [0], [1], [2], [0], [1]]
 
 
+def every_third(script, length, seed=0, dtype=np.float64):
+    """Observations and labels of every third step of 40 demonstrations of this length."""
+    module, args = args_for(script, label_every=3, seed=seed)
+    steps = np.arange(length)
+    actions = steps.astype(dtype) if dtype == np.int64 else steps[:, None].astype(dtype)
+    rewards = np.zeros(length)
+    columns = [np.full(length, number) for number in range(40)]
+    observations = [np.stack([column, steps], 1) for column in columns]
+    demos = [module.Episode(obs, actions, rewards, {}) for obs in observations]
+    return module.to_tensors(args, demos)
+
+
 @pytest.mark.parametrize("script", DAGGERS)
 @pytest.mark.parametrize("dtype", [np.float64, np.int64])
-def test_every_nth_step_of_each_demonstration_is_a_label(script, dtype):
-    module = importlib.import_module(script)
-    actions = np.arange(5).astype(dtype)
-    if dtype == np.float64:
-        actions = actions[:, None]
-    first = module.Episode(np.arange(5.0)[:, None], actions, np.zeros(5), {})
-    second = module.Episode(first.obs[:3] + 10, actions[:3], np.zeros(3), {})
-    obs, labels = module.to_tensors([first, second], 2, "cpu")
-    assert obs.flatten().tolist() == [0, 2, 4, 10, 12]
-    assert labels.flatten().tolist() == [0, 2, 4, 0, 2]
+def test_every_nth_step_of_each_demonstration_is_a_label_from_a_random_one_on(script, dtype):
+    obs, labels = every_third(script, 8, dtype=dtype)
+    assert labels.flatten().tolist() == obs[:, 1].tolist()
     assert labels.dtype == (torch.int64 if dtype == np.int64 else torch.float32)
+    steps = [tuple(obs[obs[:, 0] == number, 1].int().tolist()) for number in range(40)]
+    assert set(steps) == {(0, 3, 6), (1, 4, 7), (2, 5)}
+
+
+@pytest.mark.parametrize("script", DAGGERS)
+def test_a_demonstration_shorter_than_n_has_one_label(script):
+    obs, _ = every_third(script, 2)
+    assert obs[:, 0].tolist() == list(range(40))
+    assert set(obs[:, 1].tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("script", DAGGERS)
+def test_which_steps_are_labels_depends_on_the_seed(script):
+    assert torch.equal(every_third(script, 9, seed=1)[0], every_third(script, 9, seed=1)[0])
+    assert not torch.equal(every_third(script, 9, seed=1)[0], every_third(script, 9, seed=2)[0])
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
