@@ -19,6 +19,7 @@ from benchmark.run import (
     MODES,
     NUM_DEMOS,
     OFFLINE,
+    RATES,
     RESULTS,
     ROAD,
     ROOT,
@@ -31,6 +32,7 @@ from benchmark.scores import bootstrap, demonstrated_share, mode_entropy, normal
 
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 NUM_MODES = {"LaneChange-v0": 2, "Slalom-v0": 8}
+RATE_IDS = ["LaneChange-v0", "LaneChange10Hz-v0"]
 
 
 def mean_of(results, key):
@@ -211,6 +213,21 @@ def closed():
     return table([*header, "expert's share of steps in rounds 1, 2, 3, 5, last", "n"], lines)
 
 
+def rates():
+    """One decision a second beside ten, on the same road."""
+    lines = []
+    for script in SCRIPTS:
+        cells = []
+        for env_id in RATE_IDS:
+            results = results_of(env_id, f"{script} {ROAD}", RATES["LaneChange10Hz-v0"][1])
+            entropies = [mode_entropy(r["modes"], 2) for r in results if r["modes"]]
+            entropy = f"{np.mean(entropies):.3f}" if entropies else "none"
+            cells += [f"{mean_of(results, 'success_rate'):.1%}", entropy]
+        lines.append(f"| `{script}.py` | {' | '.join(cells)} | {len(results)} |")
+    header = ["script", "success, one decision a second", "entropy of modes"]
+    return table([*header, "success, ten a second", "entropy of modes", "n"], lines)
+
+
 def compounded():
     """Mistakes that the error on the expert's states promises, and those that are made."""
     lines = []
@@ -361,6 +378,7 @@ TABLES = {
     "results": offline,
     "aggregate": aggregate,
     "mass": mass,
+    "rates": rates,
     "demonstrations": demonstrations,
     "compounding": compounded,
     "steps": inference_steps,
