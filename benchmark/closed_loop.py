@@ -12,10 +12,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmark.run import CLOSED, ROOT, results_of
+from benchmark.run import CLOSED, LOCOMOTION, ROOT, results_of
 from benchmark.scores import normalised
 
-ENV_IDS = ["Hopper-v4", "Walker2d-v4"]
 STYLE = {
     "bc": ("cloning", "#6b6f76"),
     "dagger": ("DAgger", "#2a6fdb"),
@@ -38,39 +37,41 @@ def curves(env_id, row):
 
 
 def draw(axis, env_id):
+    """One task; a line in the legend for each kind of policy."""
     rows, _ = CLOSED[env_id]
-    cloning = [row for row in rows if "--num-rounds 0" in row]
-    for marker, what in (("o", "scattered labels"), ("D", "all labels")):
-        scattered = what == "scattered labels"
-        chosen = [row for row in cloning if ("--label-every" in row) == scattered]
-        points = np.array([np.concatenate(list(curves(env_id, row))) for row in chosen])
-        label, colour = STYLE["bc"]
-        axis.plot(*points.mean(axis=1).T, marker, color=colour, label=f"{label}, {what} (mean)")
-        axis.plot(points[..., 0].ravel(), points[..., 1].ravel(), ".", color=colour, alpha=0.5)
-    for row in rows:
-        if row in cloning:
-            continue
-        label, colour = STYLE[row.split()[0]]
-        for curve in curves(env_id, row):
-            axis.plot(*curve.T, "-", color=colour, alpha=0.6, linewidth=1.5, label=label)
-            axis.plot(*curve[-1], "o", color=colour, markersize=4)
-            label = None  # one entry in the legend
     axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
-    axis.set(xscale="log", ylim=(-0.03, 1.08), xlabel="expert labels", title=env_id)
+    for row in rows:
+        label, colour = STYLE[row.split()[0]]
+        marker = "o"
+        if "--num-rounds 0" in row:
+            label, colour = STYLE["bc"]
+            marker = "o" if "--label-every" in row else "D"
+            label += ", scattered labels" if "--label-every" in row else ", all labels"
+        for curve in curves(env_id, row):
+            axis.plot(*curve.T, "-", color=colour, alpha=0.6, linewidth=1.5)
+            axis.plot(*curve[-1], marker, color=colour, markersize=4, label=label)
+    axis.set(xscale="log", ylim=(-0.03, 1.08), title=env_id)
     low, high = axis.get_xlim()
-    ticks = [tick for tick in (100, 200, 500, 1000, 2000, 5000) if low < tick < high]
+    ticks = [100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 40_000]
+    ticks = [tick for tick in ticks if low < tick < high]
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.minorticks_off()
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def main():
-    size = (4.2 * len(ENV_IDS), 3.6)
-    figure, axes = plt.subplots(1, len(ENV_IDS), figsize=size, sharey=True, layout="constrained")
-    for axis, env_id in zip(axes, ENV_IDS, strict=True):
+    figure, axes = plt.subplots(2, 3, figsize=(10, 5.6), sharey=True, layout="constrained")
+    *panels, legend = axes.ravel()
+    for axis, env_id in zip(panels, LOCOMOTION, strict=True):
         draw(axis, env_id)
-    axes[0].set_ylabel("return, the expert's is 1")
-    axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(0, 0.6), fontsize=8)
+    for axis in (axes[0, 2], axes[1, 0], axes[1, 1]):
+        axis.set_xlabel("expert labels")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("return, the expert's is 1")
+    handles, labels = panels[0].get_legend_handles_labels()
+    entries = dict(zip(labels, handles, strict=True))  # one of each
+    legend.legend(entries.values(), entries.keys(), frameon=False, loc="center")
+    legend.axis("off")
     figure.savefig(ROOT / "benchmark" / "figures" / "closed_loop.png", dpi=130)
 
 

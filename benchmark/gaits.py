@@ -1,6 +1,7 @@
 """Two experts of one task: when do their demonstrations have two modes?
 
-    python -m benchmark.gaits
+    python -m benchmark.gaits              # how far they overlap, as overlap.json
+    python -m benchmark.run --grid gaits   # what each script makes of them
     python bc_mse.py --env-id Reacher-v4 --num-envs 20 --num-demos 200 \\
         --expert benchmark.gaits:reacher
 
@@ -19,12 +20,16 @@ the states alone are alike is E[4 p (1 - p)], from 0 to 1. (Both are multiplied 
 counted among ten.)
 """
 
+import json
+
 import numpy as np
 
 import bc_mse
+from benchmark.run import RESULTS
 from experts import load_expert
 from experts.driving import DrivingExpert
 
+OVERLAP = RESULTS / "overlap.json"
 NUM_NEIGHBOURS = 10
 REACHER_OBS = np.array([1, 1, -1, -1, 1, -1, -1, -1, 1, -1, 1])  # y, and angles, change sign
 SWIMMER_OBS = np.array([-1, -1, -1, 1, -1, -1, -1, -1])
@@ -123,7 +128,14 @@ def overlap(env_id, num_queries=2000):
     return alike_and_open(p, difference, np.concatenate([first_actions, second_actions]))
 
 
-if __name__ == "__main__":
+def main():
+    measured = {}
     for env_id in PAIRS:
         alike, left_open = overlap(env_id)
         print(f"{env_id}: states alike {alike:.3f}, variance left open {left_open:.4f}")
+        measured[env_id] = {"states_alike": alike, "variance_left_open": left_open}
+    OVERLAP.write_text(json.dumps(measured, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,13 +8,15 @@ import re
 
 import numpy as np
 
-from benchmark import compounding, steps
+from benchmark import compounding, finetune, steps
 from benchmark.chain import exact
+from benchmark.gaits import OVERLAP
 from benchmark.run import (
     CLOSED,
     DAGGERS,
     DEMONSTRATIONS,
     DISTURBED,
+    GAITS,
     LOCOMOTION,
     MODES,
     NUM_DEMOS,
@@ -228,6 +230,10 @@ def rates():
     return table([*header, "success, ten a second", "entropy of modes", "n"], lines)
 
 
+def one_decimal(number):
+    return "none" if np.isnan(number) else f"{round(number, 1) + 0.0:.1f}"  # not -0.0
+
+
 def compounded():
     """Mistakes that the error on the expert's states promises, and those that are made."""
     lines = []
@@ -237,11 +243,10 @@ def compounded():
             if not results:
                 continue
             made = compounding.mistakes_of(results)
-            slope = compounding.slope(made.mean(axis=(0, 1)))
-            slope = "none" if np.isnan(slope) else f"{round(slope, 1) + 0.0:.1f}"  # not -0.0
+            slope = one_decimal(compounding.slope(made.mean(axis=(0, 1))))
             if len(results) > 1 and slope != "none":
                 low, high = compounding.slope_interval(made)
-                slope += f" ({low:.1f} to {high:.1f})"
+                slope += f" ({one_decimal(low)} to {one_decimal(high)})"
             scores = scores_of(env_id, results)
             promised = compounding.HORIZONS[-1] * mean_of(results, "rate_on_expert")
             totals = made[..., -1].mean(axis=1)
@@ -255,6 +260,52 @@ def compounded():
             )
     header = ["environment", "policy", "labels", "normalised", "mistakes promised"]
     return table([*header, "mistakes made (range of seeds)", "slope (95% interval)", "n"], lines)
+
+
+def of_both_experts(env_id, script):
+    """Normalised returns of a script that learns from both experts of a task."""
+    rows = [f"{script} {ROAD}"]
+    _, seeds = RATES["LaneChange10Hz-v0"]
+    if env_id in GAITS:
+        rows, seeds = GAITS[env_id]
+        rows = [row for row in rows if row.startswith(f"{script} ") and "--expert" in row]
+    return scores_of(env_id, results_of(env_id, rows[0], seeds))
+
+
+def two_experts():
+    """How far two experts of one task overlap, and what each script makes of both."""
+    lines = []
+    for env_id, overlap in json.loads(OVERLAP.read_text()).items():
+        one_expert = ""
+        if env_id in GAITS:
+            rows, seeds = GAITS[env_id]
+            one_expert = f"{scores_of(env_id, results_of(env_id, rows[0], seeds)).mean():.3f}"
+        both = [of_both_experts(env_id, script) for script in SCRIPTS]
+        cells = [f"{scores.mean():.3f}" for scores in both]
+        alike = f"{overlap['states_alike']:.2f} | {overlap['variance_left_open']:.3f}"
+        lines.append(
+            f"| `{env_id}` | {alike} | {one_expert} | {' | '.join(cells)} | {len(both[0])} |"
+        )
+    header = ["environment", "states alike", "variance left open", "`bc_mse.py`, one expert"]
+    return table([*header, *(f"`{script}.py`" for script in SCRIPTS), "n"], lines)
+
+
+def tuned():
+    """PPO from a clone and from scratch: the return at the start, at its lowest, and at the end."""
+    lines = []
+    for env_id in finetune.ENV_IDS:
+        for row, (label, _) in finetune.ROWS.items():
+            _, curves = finetune.curves_of(env_id, row)
+            if not len(curves):
+                continue
+            lowest = curves.min(axis=1)
+            last = curves[:, -1]
+            lines.append(
+                f"| `{env_id}` | {label} | {curves[:, 0].mean():.3f} | {lowest.mean():.3f} "
+                f"| {last.mean():.3f} ({last.min():.3f} to {last.max():.3f}) | {len(curves)} |"
+            )
+    header = ["environment", "PPO starts", "return at the start", "lowest"]
+    return table([*header, "at the end (worst to best seed)", "n"], lines)
 
 
 def inference_steps():
@@ -354,8 +405,8 @@ def claims():
             f"mistakes promised and made in 1,000 steps of Humanoid-v4: {', '.join(humanoid)}",
         ),
         (
-            "A policy's errors lead to states without demonstrations, and where labels are scarce "
-            "more demonstrations of the same kind reach few of them",
+            "A policy's errors lead to states that whole demonstrations seldom reach, however many "
+            "labels they bring",
             "`dagger.py --num-rounds 0`",
             cloning,
         ),
