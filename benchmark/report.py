@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from benchmark import compounding, finetune, steps
+from benchmark import compounding, steps
 from benchmark.chain import exact
 from benchmark.gaits import OVERLAP
 from benchmark.run import (
@@ -115,35 +115,6 @@ def demonstrations():
     )
 
 
-def plain_row(env_id, script):
-    """The row of the script on this task without flags of its own, or None."""
-    rows, _ = OFFLINE[env_id]
-    for row in rows:
-        if row.split()[0] == script and "--stochastic" not in row:
-            return row
-    return None
-
-
-def aggregate():
-    """The tasks that all scripts were run on, in one number with a 95% interval."""
-    results = {}
-    for env_id, (_, seeds) in OFFLINE.items():
-        rows = [plain_row(env_id, script) for script in SCRIPTS]
-        if all(row and results_of(env_id, row, seeds) for row in rows):
-            results[env_id] = [results_of(env_id, row, seeds) for row in rows]
-    lines = []
-    for number, script in enumerate(SCRIPTS):
-        tasks = [scores_of(env_id, results[env_id][number]) for env_id in results]
-        if not tasks:
-            continue
-        score, low, high = bootstrap(tasks)
-        runs = sum(map(len, tasks))
-        lines.append(
-            f"| `{script}.py` | {score:.3f} | {low:.3f} to {high:.3f} | {runs} | {len(tasks)} |"
-        )
-    return table(["script", "interquartile mean", "95% interval", "runs", "tasks"], lines)
-
-
 def mass():
     """How often each script passes on the left, beside the demonstrations it was given."""
     lines = []
@@ -217,15 +188,24 @@ def closed():
 
 def rates():
     """One decision a second beside ten, on the same road."""
+    _, seeds = RATES["LaneChange10Hz-v0"]
     lines = []
     for script in SCRIPTS:
         cells = []
         for env_id in RATE_IDS:
-            results = results_of(env_id, f"{script} {ROAD}", RATES["LaneChange10Hz-v0"][1])
-            entropies = [mode_entropy(r["modes"], 2) for r in results if r["modes"]]
-            entropy = f"{np.mean(entropies):.3f}" if entropies else "none"
+            results = results_of(env_id, f"{script} {ROAD}", seeds)
+            entropy = ""
+            if all(result["modes"] for result in results):
+                entropies = [mode_entropy(result["modes"], 2) for result in results]
+                entropy = f"{np.mean(entropies):.3f}"
             cells += [f"{mean_of(results, 'success_rate'):.1%}", entropy]
         lines.append(f"| `{script}.py` | {' | '.join(cells)} | {len(results)} |")
+    cells = []
+    for env_id in RATE_IDS:
+        lefts = [demonstrated_share("L", env_id, seed, 200) for seed in seeds]
+        entropies = [mode_entropy({"L": left, "R": 1 - left}, 2) for left in lefts]
+        cells += ["", f"{np.mean(entropies):.3f}"]
+    lines.append(f"| demonstrations | {' | '.join(cells)} | {len(seeds)} |")
     header = ["script", "success, one decision a second", "entropy of modes"]
     return table([*header, "success, ten a second", "entropy of modes", "n"], lines)
 
@@ -288,24 +268,6 @@ def two_experts():
         )
     header = ["environment", "states alike", "variance left open", "`bc_mse.py`, one expert"]
     return table([*header, *(f"`{script}.py`" for script in SCRIPTS), "n"], lines)
-
-
-def tuned():
-    """PPO from a clone and from scratch: the return at the start, at its lowest, and at the end."""
-    lines = []
-    for env_id in finetune.ENV_IDS:
-        for row, (label, _) in finetune.ROWS.items():
-            _, curves = finetune.curves_of(env_id, row)
-            if not len(curves):
-                continue
-            lowest = curves.min(axis=1)
-            last = curves[:, -1]
-            lines.append(
-                f"| `{env_id}` | {label} | {curves[:, 0].mean():.3f} | {lowest.mean():.3f} "
-                f"| {last.mean():.3f} ({last.min():.3f} to {last.max():.3f}) | {len(curves)} |"
-            )
-    header = ["environment", "PPO starts", "return at the start", "lowest"]
-    return table([*header, "at the end (worst to best seed)", "n"], lines)
 
 
 def inference_steps():
@@ -378,6 +340,10 @@ def claims():
             promised = compounding.HORIZONS[-1] * mean_of(results, "rate_on_expert")
             made = compounding.mistakes_of(results)[..., -1].mean()
             humanoid.append(f"{promised:.1f} and {made:.1f} ({compounding.label_of(row)})")
+    gaits = []
+    for env_id, overlap in json.loads(OVERLAP.read_text()).items():
+        score = of_both_experts(env_id, "bc_mse").mean()
+        gaits.append(f"{env_id} {score:.2f} with {overlap['variance_left_open']:.1%} left open")
     lines = [
         (
             "Squared loss learns the mean; between two modes it drives into the obstacle",
@@ -405,8 +371,7 @@ def claims():
             f"mistakes promised and made in 1,000 steps of Humanoid-v4: {', '.join(humanoid)}",
         ),
         (
-            "A policy's errors lead to states that whole demonstrations seldom reach, however many "
-            "labels they bring",
+            "A policy's errors lead to states that its demonstrations do not cover",
             "`dagger.py --num-rounds 0`",
             cloning,
         ),
@@ -420,6 +385,18 @@ def claims():
             "`hg_dagger.py`",
             hg_dagger,
         ),
+        (
+            "Beyond the notes: flow matching holds several modes too",
+            "`bc_flow.py`",
+            f"success {success('Slalom-v0', 'bc_flow')} on Slalom with 8 steps, of diffusion "
+            f"{success('Slalom-v0', 'bc_diffusion')}",
+        ),
+        (
+            "Experts are often several; squared loss suffers where the state leaves open which one "
+            "acts, and one decision commits",
+            "`benchmark/gaits.py`",
+            f"squared loss, and the share of the variance of actions: {', '.join(gaits)}",
+        ),
     ]
     rows = [f"| {claim} | {files} | {numbers} |" for claim, files, numbers in lines]
     return table(["claim", "file", "here (on a scale on which the expert is 1)"], rows)
@@ -427,7 +404,6 @@ def claims():
 
 TABLES = {
     "results": offline,
-    "aggregate": aggregate,
     "mass": mass,
     "rates": rates,
     "demonstrations": demonstrations,
@@ -435,6 +411,7 @@ TABLES = {
     "steps": inference_steps,
     "closed loop": closed,
     "locomotion": locomotion,
+    "gaits": two_experts,
     "claims": claims,
 }
 if (RESULTS / "prices.json").exists():
