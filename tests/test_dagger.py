@@ -162,7 +162,8 @@ def test_categories_that_do_not_begin_at_zero(script):
 
 @pytest.mark.parametrize("script", DAGGERS)
 def test_end_to_end_from_a_short_demonstration(script, capfd):
-    flags = ["--env-id", "CartPole-v1", "--num-demos", "1", "--label-every", "5"]
+    # The first clone falls with this seed; with seed 0 the demonstration alone is enough.
+    flags = ["--env-id", "CartPole-v1", "--seed", "1", "--num-demos", "1", "--label-every", "5"]
     flags += ["--num-rounds", "2", "--num-updates", "900", "--hidden-dim", "64"]
     flags += ["--batch-size", "64", "--learning-rate", "3e-3", "--eval-episodes", "5"]
     main(script, *flags, *OWN_FLAGS[script])
@@ -177,7 +178,7 @@ def test_end_to_end_from_a_short_demonstration(script, capfd):
     rounds = results["rounds"]
     assert len(rounds) == 3
     assert rounds[0]["expert_labels"] == 100  # of 500 steps
-    assert rounds[0]["return_mean"] < 450
+    assert rounds[0]["return_mean"] < 250
     assert results["return_mean"] > 480
     assert 100 < results["expert_labels"] == rounds[-1]["expert_labels"] <= 100 + 2 * 4 * 100
     if script == "hg_dagger":
