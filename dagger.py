@@ -384,7 +384,7 @@ def to_tensors(args, episodes):
     obs = []
     actions = []
     for episode in episodes:
-        # From a random step on: with the same steps of each, their common start has few labels.
+        # From a random step on: episodes begin alike, and the same steps of all would leave gaps.
         start = rng.integers(min(args.label_every, len(episode.obs)))
         obs.append(episode.obs[start :: args.label_every])
         actions.append(episode.actions[start :: args.label_every])

@@ -37,7 +37,7 @@ def curves(env_id, row):
 
 
 def draw(axis, env_id):
-    """One task; a line in the legend for each kind of policy."""
+    """One task: a curve for each seed, and a point for its final policy."""
     rows, _ = CLOSED[env_id]
     axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
     for row in rows:
@@ -45,8 +45,11 @@ def draw(axis, env_id):
         marker = "o"
         if "--num-rounds 0" in row:
             label, colour = STYLE["bc"]
-            marker = "o" if "--label-every" in row else "D"
-            label += ", scattered labels" if "--label-every" in row else ", all labels"
+            if "--label-every" in row:
+                label += ", scattered labels"
+            else:
+                label += ", all labels"
+                marker = "D"
         for curve in curves(env_id, row):
             axis.plot(*curve.T, "-", color=colour, alpha=0.6, linewidth=1.5)
             axis.plot(*curve[-1], marker, color=colour, markersize=4, label=label)

@@ -244,12 +244,13 @@ def compounded():
 
 def of_both_experts(env_id, script):
     """Normalised returns of a script that learns from both experts of a task."""
-    rows = [f"{script} {ROAD}"]
-    _, seeds = RATES["LaneChange10Hz-v0"]
     if env_id in GAITS:
         rows, seeds = GAITS[env_id]
-        rows = [row for row in rows if row.startswith(f"{script} ") and "--expert" in row]
-    return scores_of(env_id, results_of(env_id, rows[0], seeds))
+        row = next(row for row in rows if row.split()[0] == script and "--expert" in row)
+    else:  # on the road the driver is both: these are the runs of the tables above
+        row = f"{script} {ROAD}"
+        _, seeds = RATES["LaneChange10Hz-v0"]
+    return scores_of(env_id, results_of(env_id, row, seeds))
 
 
 def two_experts():

@@ -107,11 +107,13 @@ def every_third(script, length, seed=0, dtype=np.float64):
     """Observations and labels of every third step of 40 demonstrations of this length."""
     module, args = args_for(script, label_every=3, seed=seed)
     steps = np.arange(length)
-    actions = steps.astype(dtype) if dtype == np.int64 else steps[:, None].astype(dtype)
-    rewards = np.zeros(length)
-    columns = [np.full(length, number) for number in range(40)]
-    observations = [np.stack([column, steps], 1) for column in columns]
-    demos = [module.Episode(obs, actions, rewards, {}) for obs in observations]
+    actions = steps.astype(dtype)
+    if dtype == np.float64:
+        actions = actions[:, None]
+    demos = []
+    for number in range(40):
+        obs = np.stack([np.full(length, number), steps], axis=1)
+        demos.append(module.Episode(obs, actions, np.zeros(length), {}))
     return module.to_tensors(args, demos)
 
 
