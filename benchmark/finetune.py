@@ -5,10 +5,11 @@
     python -m benchmark.finetune --only-draw  # what is there
 
 The actor of PPO begins as the clone of one or of four demonstrations, with the same mean of the
-actions. Its critic begins with nothing, and a policy gradient against a critic that knows nothing
-can unlearn the clone: the critic alone is trained for the first WARM_UP steps, on what the clone
-does ("--no-warm-up": both from the start). Observations are standardised as the clone does it; from
-scratch by their running mean and variance, as is usual. All else is the same.
+actions. With the settings that are usual from scratch ("--as-from-scratch") PPO unlearns it: it
+explores widely, takes large steps, and follows a critic that knows nothing yet. So a clone explores
+with a small deviation and learns with a small learning rate, and for the first WARM_UP steps only
+the critic is trained ("--no-warm-up": both from the start). Observations are standardised as the
+clone does it; from scratch by their running mean and variance, as is usual. All else is the same.
 
 PPO is Stable-Baselines3's, https://github.com/DLR-RM/stable-baselines3.
 """
@@ -34,38 +35,46 @@ ROWS = {
     "finetune scratch": ("from scratch", "#6b6f76"),
     "finetune 1": ("from the clone of 1 demonstration", "#8fb1e0"),
     "finetune 4": ("from the clone of 4", "#1f4e94"),
-    "finetune 4 --no-warm-up": ("the same, critic untrained", "#e08a1e"),
+    "finetune 4 --no-warm-up": ("the same, without training the critic first", "#3f9b6c"),
+    "finetune 4 --as-from-scratch": ("the same, with the settings from scratch", "#e08a1e"),
 }
 SEEDS = [41, 42, 43, 44, 45]
 NUM_ENVS = 8
 ROUND = 2048  # steps of all environments between PPO's updates
 NUM_STEPS = 147 * ROUND
-WARM_UP = 25 * ROUND  # in which only the critic is trained
+WARM_UP = 25 * ROUND  # in which only the critic of a clone is trained
+USUAL = dict(learning_rate=3e-4, sigma=0.6)  # from scratch; sigma of each action
+CAREFUL = dict(learning_rate=3e-5, sigma=0.05)  # from a clone
 EVAL_EVERY = 6 * ROUND
 EVAL_EPISODES = 10
 
 
-def make_ppo(env_id, seed):
+def make_ppo(env_id, seed, learning_rate, sigma):
     """PPO with networks of the clone's shape. Observations and rewards are standardised."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    net_arch = dict(pi=[256, 256], vf=[256, 256])
+    policy_kwargs = dict(
+        net_arch=dict(pi=[256, 256], vf=[256, 256]),
+        activation_fn=torch.nn.GELU,
+        log_std_init=np.log(sigma),
+    )
     return PPO(
         "MlpPolicy",
         VecNormalize(make_vec_env(env_id, NUM_ENVS)),
+        learning_rate=learning_rate,
         n_steps=ROUND // NUM_ENVS,
         batch_size=256,
-        policy_kwargs=dict(net_arch=net_arch, activation_fn=torch.nn.GELU, log_std_init=-0.5),
+        policy_kwargs=policy_kwargs,
         seed=1_000_000 * seed + 600_000,  # of the environments too
         device="cpu",
     )
 
 
 @torch.no_grad()
-def start_from(ppo, clone, sigma):
-    """The clone's mean as PPO's actor, with the deviation sigma (act_dim) of its actions.
+def start_from(ppo, clone):
+    """The clone's mean as PPO's actor.
 
     PPO's environments standardise observations by the clone's statistics, which stay (with its
     bound of 10, which is theirs too). The statistics of the actions go into the last layer.
@@ -83,7 +92,6 @@ def start_from(ppo, clone, sigma):
     scale = clone.action_std
     policy.action_net.weight.copy_(scale[:, None] * last.weight[:act_dim])
     policy.action_net.bias.copy_(clone.action_mean + scale * last.bias[:act_dim])
-    policy.log_std.copy_(sigma.log())
 
 
 def train_actor(ppo, is_trained):
@@ -108,17 +116,6 @@ def evaluate(ppo, envs, seed):
         envs, lambda obs: act(ppo, obs), EVAL_EPISODES, 1_000_000 * seed + 800_000
     )
     return float(np.mean([episode.rewards.sum() for episode in episodes]))
-
-
-def mean_sigma(clone, envs, seed):
-    """Mean deviation (act_dim) of the clone's actions, in the environment's units, as it acts."""
-    import bc_gaussian
-
-    episodes = bc_gaussian.rollout(envs, clone.act, EVAL_EPISODES, 1_000_000 * seed + 700_000)
-    obs = np.concatenate([episode.obs for episode in episodes])
-    with torch.no_grad():
-        _, sigma = clone(torch.as_tensor(obs, dtype=torch.float32))
-    return (sigma * clone.action_std).mean(0)
 
 
 def learn(ppo, warm_up, evaluate_now):
@@ -148,15 +145,15 @@ def measure(env_id, row, seed):
     start = time.time()
     torch.set_num_threads(1)
     _, num_demos, *flags = row.split()
-    ppo = make_ppo(env_id, seed)
+    settings = USUAL if num_demos == "scratch" or "--as-from-scratch" in flags else CAREFUL
+    ppo = make_ppo(env_id, seed, **settings)
     envs = bc_gaussian.make_envs(bc_gaussian.Args(env_id=env_id), EVAL_EPISODES)
-    warm_up = 0
     if num_demos != "scratch":
         demo_flags = ["--num-demos", num_demos, *FEW_EVALUATIONS.split()]
         clone, _ = trained("bc_gaussian", env_id, seed, *demo_flags)
-        start_from(ppo, clone, mean_sigma(clone, envs, seed))
-        warm_up = 0 if flags else WARM_UP
+        start_from(ppo, clone)
 
+    warm_up = 0 if num_demos == "scratch" or flags else WARM_UP
     curve = learn(ppo, warm_up, lambda: evaluate(ppo, envs, seed))
     total_seconds = time.time() - start
     measured = {"env_id": env_id, "row": row, "seed": seed, "curve": curve}
