@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.utils.tensorboard import SummaryWriter
 
 import bc_gaussian
 import bc_mog
-from benchmark import chain, compounding, finetune, gaits, report, scores
+from benchmark import chain, compounding, finetune, gaits, held_out, report, scores
 from experts import table
 from experts.driving import DrivingExpert
 
@@ -255,3 +256,21 @@ def test_only_the_critic_is_trained_in_the_warm_up(monkeypatch):
     assert torch.equal(deviations[2], deviations[0])
     assert not torch.equal(deviations[3], deviations[2])
     assert not torch.equal(values[1], values[0])
+
+
+def test_held_out_losses_and_returns_are_paired_by_update(tmp_path):
+    with SummaryWriter(tmp_path) as writer:
+        for update in (500, 1000, 1500, 2000):
+            writer.add_scalar("loss/held_out", update / 1000, update)
+            writer.add_scalar("loss/train", -1, update)
+        writer.add_scalar("eval/return", 30, 1000)
+        writer.add_scalar("eval/return", 70, 2000)
+    assert held_out.read_curve(tmp_path) == [[1000, 1.0, 30.0], [2000, 2.0, 70.0]]
+
+
+def test_rank_correlation():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=7)
+    assert held_out.rank_correlation(x, np.exp(x)) == pytest.approx(1)
+    assert held_out.rank_correlation(x, -(x**3)) == pytest.approx(-1)
+    assert held_out.rank_correlation([1, 2, 3, 4], [10, 30, 20, 40]) == pytest.approx(0.8)
