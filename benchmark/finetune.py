@@ -41,11 +41,11 @@ ROWS = {
 SEEDS = [41, 42, 43, 44, 45]
 NUM_ENVS = 8
 ROUND = 2048  # steps of all environments between PPO's updates
-NUM_STEPS = 147 * ROUND
-WARM_UP = 25 * ROUND  # in which only the critic of a clone is trained
+NUM_STEPS = 144 * ROUND
+WARM_UP = 24 * ROUND  # in which only the critic of a clone is trained
 USUAL = dict(learning_rate=3e-4, sigma=0.6)  # from scratch; sigma of each action
 CAREFUL = dict(learning_rate=3e-5, sigma=0.05)  # from a clone
-EVAL_EVERY = 6 * ROUND
+EVAL_EVERY = 12 * ROUND
 EVAL_EPISODES = 10
 
 
