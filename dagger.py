@@ -578,7 +578,7 @@ def make_policy(args, envs):
 def main(args):
     start = time.time()
     exit_on_interrupt("interrupted")
-    torch.set_num_threads(1)  # for networks of this size a second thread costs more than it brings
+    torch.set_num_threads(1)  # for networks of this size, more threads are slower
     torch.manual_seed(args.seed)
     envs = make_envs(args, min(args.num_envs, args.eval_episodes))
     policy = make_policy(args, envs)

@@ -440,7 +440,8 @@ def collect_demonstrations(args, envs):
 def make_round_envs(args):
     """Where the rounds are played; and the person at the keyboard, if there is one."""
     if args.gate == "simulated":
-        get_expert(args, args.seed)  # refused now, not after the first training
+        if args.num_rounds > 0:
+            get_expert(args, args.seed)  # refused now, not after the first training
         return make_envs(args, min(args.num_envs, args.episodes_per_round)), None
     envs = make_envs(args, 1, render_mode="rgb_array")
     try:
@@ -661,7 +662,7 @@ def make_policy(args, envs):
 def main(args):
     start = time.time()
     exit_on_interrupt("interrupted")
-    torch.set_num_threads(1)  # for networks of this size a second thread costs more than it brings
+    torch.set_num_threads(1)  # for networks of this size, more threads are slower
     torch.manual_seed(args.seed)
     envs = make_envs(args, min(args.num_envs, args.eval_episodes))
     policy = make_policy(args, envs)

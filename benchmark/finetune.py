@@ -7,7 +7,7 @@
 The actor of PPO begins as the clone of one or of four demonstrations, with the same mean of the
 actions. With the settings that are usual from scratch ("--as-from-scratch") PPO unlearns it: it
 explores widely, takes large steps, and follows a critic that knows nothing yet. So a clone explores
-with a small deviation and learns with a small learning rate, and for the first WARM_UP steps only
+with a small deviation and changes with a small learning rate, and for the first WARM_UP steps only
 the critic is trained ("--no-warm-up": both from the start). Observations are standardised as the
 clone does it; from scratch by their running mean and variance, as is usual. All else is the same.
 
@@ -43,14 +43,18 @@ NUM_ENVS = 8
 ROUND = 2048  # steps of all environments between PPO's updates
 NUM_STEPS = 144 * ROUND
 WARM_UP = 24 * ROUND  # in which only the critic of a clone is trained
-USUAL = dict(learning_rate=3e-4, sigma=0.6)  # from scratch; sigma of each action
-CAREFUL = dict(learning_rate=3e-5, sigma=0.05)  # from a clone
+CRITIC_LEARNING_RATE = 3e-4
+USUAL = dict(learning_rate=3e-4, sigma=0.6)  # of the actor from scratch; sigma of each action
+CAREFUL = dict(learning_rate=3e-5, sigma=0.05)  # of a clone
 EVAL_EVERY = 12 * ROUND
 EVAL_EPISODES = 10
 
 
 def make_ppo(env_id, seed, learning_rate, sigma):
-    """PPO with networks of the clone's shape. Observations and rewards are standardised."""
+    """PPO with networks of the clone's shape. Observations and rewards are standardised.
+
+    The learning rate and sigma, the deviation of the actions, are the actor's.
+    """
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
@@ -60,16 +64,32 @@ def make_ppo(env_id, seed, learning_rate, sigma):
         activation_fn=torch.nn.GELU,
         log_std_init=np.log(sigma),
     )
-    return PPO(
+    ppo = PPO(
         "MlpPolicy",
         VecNormalize(make_vec_env(env_id, NUM_ENVS)),
-        learning_rate=learning_rate,
         n_steps=ROUND // NUM_ENVS,
         batch_size=256,
         policy_kwargs=policy_kwargs,
         seed=1_000_000 * seed + 600_000,  # of the environments too
         device="cpu",
     )
+    actor, critic = parameters(ppo)
+    groups = [
+        {"params": actor, "lr": learning_rate},
+        {"params": critic, "lr": CRITIC_LEARNING_RATE},
+    ]
+    ppo.policy.optimizer = torch.optim.Adam(groups, eps=1e-5)
+    ppo._update_learning_rate = lambda optimizer: None  # which would give both the same
+    return ppo
+
+
+def parameters(ppo):
+    """Those of the actor, and those of the critic."""
+    policy = ppo.policy
+    layers = policy.mlp_extractor
+    actor = [*layers.policy_net.parameters(), *policy.action_net.parameters(), policy.log_std]
+    critic = [*layers.value_net.parameters(), *policy.value_net.parameters()]
+    return actor, critic
 
 
 @torch.no_grad()
@@ -96,10 +116,9 @@ def start_from(ppo, clone):
 
 def train_actor(ppo, is_trained):
     """Whether PPO's updates change the actor, or the critic alone."""
-    policy = ppo.policy
-    for part in (policy.mlp_extractor.policy_net, policy.action_net):
-        part.requires_grad_(is_trained)
-    policy.log_std.requires_grad_(is_trained)
+    actor, _ = parameters(ppo)
+    for parameter in actor:
+        parameter.requires_grad_(is_trained)
 
 
 def act(ppo, obs):
@@ -119,22 +138,30 @@ def evaluate(ppo, envs, seed):
 
 
 def learn(ppo, warm_up, evaluate_now):
-    """Train; a list of [steps, what `evaluate_now` returned], from the start on."""
+    """Train; a list of [steps, what `evaluate_now` returned, return with exploration].
+
+    The last is the mean of the last 100 episodes of the training, None before the first.
+    """
     from stable_baselines3.common.callbacks import BaseCallback
 
     curve = []
 
+    def look():
+        explored = [episode["r"] for episode in ppo.ep_info_buffer]
+        explored_mean = float(np.mean(explored)) if explored else None
+        curve.append([ppo.num_timesteps, evaluate_now(), explored_mean])
+
     class Watch(BaseCallback):
         def _on_rollout_start(self):
             if self.num_timesteps >= len(curve) * EVAL_EVERY:
-                curve.append([self.num_timesteps, evaluate_now()])
+                look()
             train_actor(ppo, self.num_timesteps >= warm_up)
 
         def _on_step(self):
             return True
 
     ppo.learn(NUM_STEPS, callback=Watch())
-    curve.append([ppo.num_timesteps, evaluate_now()])
+    look()
     return curve
 
 
@@ -163,39 +190,37 @@ def measure(env_id, row, seed):
 
 
 def curves_of(env_id, row):
-    """Steps (T,), and the normalised return of each seed that was run (seeds, T)."""
+    """Steps (T,), and normalised returns without and with exploration, each (seeds, T)."""
     curves = [result["curve"] for result in results_of(env_id, row, SEEDS)]
     if not curves:
-        return np.empty(0), np.empty((0, 0))
-    curves = np.array(curves, dtype=float)
-    return curves[0, :, 0], normalised(env_id, curves[:, :, 1])
+        return np.empty(0), np.empty((0, 0)), np.empty((0, 0))
+    curves = np.array(curves, dtype=float)  # NaN where there is none
+    return curves[0, :, 0], normalised(env_id, curves[:, :, 1]), normalised(env_id, curves[:, :, 2])
 
 
 def main(args):
     cells = [(env_id, row, seed) for seed in SEEDS for env_id in ENV_IDS for row in ROWS]
     failed = [] if args.only_draw else run_missing(cells, args, measure)
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
-    for axis, env_id in zip(axes, ENV_IDS, strict=True):
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6.6), sharey=True, layout="constrained")
+    for column, env_id in zip(axes.T, ENV_IDS, strict=True):
         for row, (label, colour) in ROWS.items():
-            steps, curves = curves_of(env_id, row)
-            if not len(curves):
-                continue
-            axis.plot(steps / 1000, curves.mean(axis=0), color=colour, label=label)
-            axis.fill_between(
-                steps / 1000, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15
-            )
-            print(
-                f"{env_id}  {label}: {curves[:, 0].mean():.3f} at the start, lowest mean "
-                f"{curves.mean(axis=0).min():.3f}, {curves[:, -1].mean():.3f} at the end "
-                f"({curves[:, -1].min():.3f} to {curves[:, -1].max():.3f}), {len(curves)} seeds"
-            )
+            steps, *both = curves_of(env_id, row)
+            for axis, curves in zip(column, both, strict=True):
+                if not len(curves):
+                    continue
+                axis.plot(steps / 1000, curves.mean(axis=0), color=colour, label=label)
+                lowest, highest = curves.min(axis=0), curves.max(axis=0)
+                axis.fill_between(steps / 1000, lowest, highest, color=colour, alpha=0.15)
+        column[0].set_title(env_id)
+        column[1].set_xlabel("environment steps in thousands")
+    for axis in axes.flat:
         axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
         axis.axvline(WARM_UP / 1000, color="black", linewidth=0.8, linestyle=":")
-        axis.set(xlabel="environment steps in thousands", title=env_id)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("return, the expert's is 1")
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0, 0].set_ylabel("return, the expert's is 1")
+    axes[1, 0].set_ylabel("return with exploration")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(ROOT / "benchmark" / "figures" / "finetune.png", dpi=130)
     sys.exit(len(failed) > 0)
 

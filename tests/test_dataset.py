@@ -239,6 +239,14 @@ def test_scripts_learn_from_a_data_set(script, monkeypatch):
     assert results["expert_return"] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("script", DAGGERS)
+def test_cloning_a_data_set_needs_no_expert(script):
+    flags = ["--env-id", "Unknown-v0", *TINY, *FROM_ROAD]
+    main(script, *flags, "--num-rounds", "0")
+    _, results = results_in("runs")
+    assert len(results["rounds"]) == 1
+
+
 @pytest.mark.parametrize("script", ["bc_mog", "dagger"])
 def test_demonstrations_are_the_first_episodes_of_the_data_set(script):
     module = importlib.import_module(script)

@@ -1,6 +1,8 @@
 """What the documents say is what was measured: their tables are those of the committed files."""
 
+import json
 import re
+from dataclasses import asdict
 
 import gymnasium as gym
 import numpy as np
@@ -117,13 +119,15 @@ def test_the_lines_that_give_an_environment_an_id_work(tmp_path, monkeypatch):
 
 
 def test_the_lines_that_load_a_policy_work(tmp_path, monkeypatch):
-    env = gym.make("Hopper-v4")
-    policy = bc_mog.Policy(env.observation_space, env.action_space)
-    save_file(policy.state_dict(), tmp_path / "policy.safetensors")
+    args = bc_mog.Args(hidden_dim=32, num_components=3, min_std=0.7)
+    policy = bc_mog.make_policy(args, bc_mog.make_envs(args, 1))
+    metadata = {"metadata": json.dumps({"args": asdict(args)})}
+    save_file(policy.state_dict(), tmp_path / "policy.safetensors", metadata)
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(python_in_readme("load_file"), names)
-    assert names["action"] in env.action_space
+    assert names["policy"].min_std == 0.7
+    assert names["actions"] in names["envs"].action_space
 
 
 def test_a_mistake_is_an_action_far_from_the_experts_or_a_step_after_a_fall():
@@ -221,7 +225,7 @@ def clone_and_ppo():
     clone = bc_gaussian.Policy(envs.single_observation_space, envs.single_action_space)
     obs = torch.randn(500, 11) * torch.linspace(0.1, 9, 11) + 2
     clone.set_statistics(obs, 0.3 * torch.randn(500, 3) + 0.1)
-    ppo = finetune.make_ppo("Hopper-v4", 0, learning_rate=3e-4, sigma=0.2)
+    ppo = finetune.make_ppo("Hopper-v4", 0, learning_rate=1e-3, sigma=0.2)
     finetune.start_from(ppo, clone)
     return clone, ppo, obs.numpy()
 
@@ -233,6 +237,14 @@ def test_the_actor_of_ppo_begins_with_the_actions_of_the_clone():
     np.testing.assert_allclose(actions, clone.act(obs), rtol=0, atol=1e-5)
     assert actions.std(axis=0).min() > 0.01
     np.testing.assert_allclose(ppo.policy.log_std.detach().exp(), 0.2, rtol=1e-5)
+
+
+def test_each_parameter_is_of_the_actor_or_of_the_critic():
+    _, ppo, _ = clone_and_ppo()
+    actor, critic = finetune.parameters(ppo)
+    found = {id(parameter) for parameter in [*actor, *critic]}
+    assert len(found) == len(actor) + len(critic)
+    assert found == {id(parameter) for parameter in ppo.policy.parameters()}
 
 
 def test_only_the_critic_is_trained_in_the_warm_up(monkeypatch):
@@ -249,7 +261,10 @@ def test_only_the_critic_is_trained_in_the_warm_up(monkeypatch):
         return 7.0
 
     curve = finetune.learn(ppo, 4096, look)
-    assert curve == [[steps, 7.0] for steps in range(0, 10_000, 2048)]
+    assert [point[:2] for point in curve] == [[steps, 7.0] for steps in range(0, 10_000, 2048)]
+    assert curve[0][2] is None
+    assert curve[-1][2] == np.mean([episode["r"] for episode in ppo.ep_info_buffer])
+    assert [group["lr"] for group in ppo.policy.optimizer.param_groups] == [1e-3, 3e-4]
     actions, deviations, values = zip(*seen, strict=True)
     torch.testing.assert_close(actions[2], actions[0], rtol=0, atol=1e-6)
     assert (actions[3] - actions[2]).abs().max() > 1e-4
