@@ -9,12 +9,14 @@ imitation learning it is the GMM policy of Mandlekar et al., "What Matters in Le
 Human Demonstrations for Robot Manipulation", 2021 (https://arxiv.org/abs/2108.03298).
 
 Differences from the papers:
+- Each dimension has a sigma of its own; Bishop's kernels have one for all.
 - Actions are standardised, and sigma has a floor in their units, which keeps a component from
   shrinking onto a single demonstration.
 - The means start apart, because components that start together stay together.
 
-At test time a component is drawn by its weight, and its mean takes one mean-shift step (3) towards
-the mode that it belongs to: several components may share one.
+At test time a component is drawn by its weight, and its mean takes one step (3) towards the mode
+that it belongs to: several components may share one. Where all sigma are equal it is a mean-shift
+step.
 
     python bc_mog.py --env-id Hopper-v4  # 3716 ± 37 over 5 seeds
 """

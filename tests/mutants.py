@@ -316,11 +316,11 @@ three_times
     - for _ in range(3)
     + for _ in range(1)
 three_times
-    - z.square() / 8
-    + z.square() / 2
+    - / (2 * self.bandwidth[d])
+    + / self.bandwidth[d]
 three_times
-    - r = (logits - z
-    + r = (-z
+    - r = (logits - 0.5
+    + r = (-0.5
 three_times
     - b = torch.multinomial(logits.softmax(-1), 1)
     + b = logits.argmax(-1, keepdim=True)
