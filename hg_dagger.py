@@ -22,7 +22,7 @@ Differences from the paper:
 - pi_(i+1) starts from the weights of pi_i, with the statistics of the new D and a fresh optimiser.
 - Box action spaces are learned with squared loss, Discrete ones with cross-entropy. The covariance
   in (3) is that of standardised actions, or of probabilities.
-- With --gate human the demonstrations are those of the expert of the repository, or of --dataset.
+- With --gate human the demonstrations are those of an expert (--expert), or of --dataset.
 
 `--resume RUN` continues a run that was stopped.
 

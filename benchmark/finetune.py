@@ -8,8 +8,8 @@ The actor of PPO begins as the clone of one or of four demonstrations, with the 
 actions. With the settings that are usual from scratch ("--as-from-scratch") PPO unlearns it: it
 explores widely, takes large steps, and follows a critic that knows nothing yet. So a clone explores
 with a small deviation and changes with a small learning rate, and for the first WARM_UP steps only
-the critic is trained ("--no-warm-up": both from the start). Observations are standardised as the
-clone does it; from scratch by their running mean and variance, as is usual. All else is the same.
+the critic is trained. Observations are standardised as the clone does it; from scratch by their
+running mean and variance, as is usual. All else is the same.
 
 PPO is Stable-Baselines3's, https://github.com/DLR-RM/stable-baselines3.
 """
@@ -35,7 +35,6 @@ ROWS = {
     "finetune scratch": ("from scratch", "#6b6f76"),
     "finetune 1": ("from the clone of 1 demonstration", "#8fb1e0"),
     "finetune 4": ("from the clone of 4", "#1f4e94"),
-    "finetune 4 --no-warm-up": ("the same, without training the critic first", "#3f9b6c"),
     "finetune 4 --as-from-scratch": ("the same, with the settings from scratch", "#e08a1e"),
 }
 SEEDS = [41, 42, 43, 44, 45]
@@ -45,7 +44,7 @@ NUM_STEPS = 144 * ROUND
 WARM_UP = 24 * ROUND  # in which only the critic of a clone is trained
 CRITIC_LEARNING_RATE = 3e-4
 USUAL = dict(learning_rate=3e-4, sigma=0.6)  # of the actor from scratch; sigma of each action
-CAREFUL = dict(learning_rate=3e-5, sigma=0.05)  # of a clone
+CAREFUL = dict(learning_rate=1e-5, sigma=0.05)  # of a clone
 EVAL_EVERY = 12 * ROUND
 EVAL_EPISODES = 10
 
@@ -172,16 +171,15 @@ def measure(env_id, row, seed):
     start = time.time()
     torch.set_num_threads(1)
     _, num_demos, *flags = row.split()
-    settings = USUAL if num_demos == "scratch" or "--as-from-scratch" in flags else CAREFUL
-    ppo = make_ppo(env_id, seed, **settings)
+    is_careful = num_demos != "scratch" and "--as-from-scratch" not in flags
+    ppo = make_ppo(env_id, seed, **(CAREFUL if is_careful else USUAL))
     envs = bc_gaussian.make_envs(bc_gaussian.Args(env_id=env_id), EVAL_EPISODES)
     if num_demos != "scratch":
         demo_flags = ["--num-demos", num_demos, *FEW_EVALUATIONS.split()]
         clone, _ = trained("bc_gaussian", env_id, seed, *demo_flags)
         start_from(ppo, clone)
 
-    warm_up = 0 if num_demos == "scratch" or flags else WARM_UP
-    curve = learn(ppo, warm_up, lambda: evaluate(ppo, envs, seed))
+    curve = learn(ppo, WARM_UP if is_careful else 0, lambda: evaluate(ppo, envs, seed))
     total_seconds = time.time() - start
     measured = {"env_id": env_id, "row": row, "seed": seed, "curve": curve}
     measured["total_seconds"] = total_seconds
