@@ -15,8 +15,7 @@ Differences from the papers:
 - The means start apart, because components that start together stay together.
 
 At test time a component is drawn by its weight, and its mean takes one step (3) towards the mode
-that it belongs to: several components may share one. Where all sigma are equal it is a mean-shift
-step.
+that it belongs to, which several may share: a mean-shift step, where all sigma are equal.
 
     python bc_mog.py --env-id Hopper-v4  # 3716 ± 37 over 5 seeds
 """

@@ -9,9 +9,8 @@ Equation (2) is also the weakness: where the demonstrations pass an obstacle on 
 of left and right drives into it.
 
 Differences from the paper:
-- The output is one number for each dimension, where ALVINN has a row of units, one for a direction.
 - Actions are standardised, so that each dimension has the same weight in (1).
-- The output has no squashing function; `act` clips to the bounds of the action space.
+- One output for each dimension, not a row of units for directions; `act` clips to the bounds.
 
 At test time the action is pi(s).
 

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from benchmark import compounding, steps
+from benchmark import compounding, finetune, held_out, steps
 from benchmark.chain import exact
 from benchmark.gaits import OVERLAP
 from benchmark.run import (
@@ -286,6 +286,43 @@ def inference_steps():
     return table(["steps", *map(str, steps.NUM_STEPS), "n"], lines)
 
 
+def tuned():
+    """PPO from a clone and from scratch: the return at the start, at its lowest, and at the end."""
+    lines = []
+    for env_id in finetune.ENV_IDS:
+        for row, (label, _) in finetune.ROWS.items():
+            _, curves, _ = finetune.curves_of(env_id, row)
+            if not len(curves):
+                continue
+            lowest = curves.min(axis=1)
+            last = curves[:, -1]
+            lines.append(
+                f"| `{env_id}` | {label} | {curves[:, 0].mean():.3f} | {lowest.mean():.3f} "
+                f"| {last.mean():.3f} ({last.min():.3f} to {last.max():.3f}) | {len(curves)} |"
+            )
+    header = ["environment", "PPO starts", "return at the start", "lowest"]
+    return table([*header, "at the end (worst to best seed)", "n"], lines)
+
+
+def held_out_losses():
+    """How well the held-out loss ranks the policies of a run, and the return of its choice."""
+    lines = []
+    for script in SCRIPTS:
+        losses, returns = held_out.curves_of(script)
+        if not len(losses):
+            continue
+        pairs = zip(losses, returns, strict=True)
+        correlations = [held_out.rank_correlation(loss, score) for loss, score in pairs]
+        at_lowest = returns[np.arange(len(returns)), losses.argmin(axis=1)]
+        lines.append(
+            f"| `{script}.py` "
+            f"| {np.mean(correlations):.2f} ({min(correlations):.2f} to {max(correlations):.2f}) "
+            f"| {at_lowest.mean():.3f} | {returns[:, -1].mean():.3f} | {len(losses)} |"
+        )
+    header = ["script", "rank correlation (range of seeds)", "return where the loss is lowest"]
+    return table([*header, "return at the end", "n"], lines)
+
+
 def success(env_id, script):
     """Of behaviour cloning on a road, in percent."""
     _, seeds = OFFLINE[env_id]
@@ -328,11 +365,11 @@ def claims():
     slalom = ", ".join(success("Slalom-v0", script) for script in expressive)
     gaussian_mean = success("LaneChange-v0", "bc_gaussian")
     gaussian_draws = success("LaneChange-v0", "bc_gaussian --stochastic")
-    tasks = ["Hopper-v4", "Walker2d-v4", "LaneChangeDisturbed-v0"]
-    more_tasks = [*tasks, "Humanoid-v4"]
-    cloning = "; ".join(closed_loop(env_id, "dagger", is_cloning=True) for env_id in more_tasks)
-    dagger = "; ".join(closed_loop(env_id, "dagger") for env_id in more_tasks)
-    hg_dagger = "; ".join(closed_loop(env_id, "hg_dagger") for env_id in tasks)
+    robots = ["Hopper-v4", "Walker2d-v4", "Humanoid-v4"]
+    gated = ["Hopper-v4", "Walker2d-v4", "LaneChangeDisturbed-v0"]
+    cloning = "; ".join(closed_loop(env_id, "dagger", is_cloning=True) for env_id in robots)
+    dagger = "; ".join(closed_loop(env_id, "dagger") for env_id in robots)
+    hg_dagger = "; ".join(closed_loop(env_id, "hg_dagger") for env_id in gated)
     chain = ", ".join(f"{exact(0.001, T):.3g} in {T:,}" for T in (10, 100, 1000))
     humanoid = []
     for row in compounding.ROWS["Humanoid-v4"]:
@@ -345,6 +382,13 @@ def claims():
     for env_id, overlap in json.loads(OVERLAP.read_text()).items():
         score = of_both_experts(env_id, "bc_mse").mean()
         gaits.append(f"{env_id} {score:.2f} with {overlap['variance_left_open']:.1%} left open")
+    from_clones = []
+    for env_id in finetune.ENV_IDS:
+        for row in ("finetune scratch", "finetune 1", "finetune 4"):
+            _, curves, _ = finetune.curves_of(env_id, row)
+            if len(curves):
+                start, end = curves[:, [0, -1]].mean(axis=0)
+                from_clones.append(f"{env_id} {start:.2f} to {end:.2f} {finetune.ROWS[row][0]}")
     lines = [
         (
             "Squared loss learns the mean; between two modes it drives into the obstacle",
@@ -393,10 +437,15 @@ def claims():
             f"{success('Slalom-v0', 'bc_diffusion')}",
         ),
         (
-            "Experts are often several; squared loss suffers where the state leaves open which one "
-            "acts, and one decision commits",
+            "Experts are often several; squared loss suffers only where the state leaves open "
+            "which one acts, and not always there",
             "`benchmark/gaits.py`",
             f"squared loss, and the share of the variance of actions: {', '.join(gaits)}",
+        ),
+        (
+            "A clone is a start for reinforcement learning",
+            "`benchmark/finetune.py`",
+            f"return in {finetune.NUM_STEPS:,} steps of PPO: {', '.join(from_clones)}",
         ),
     ]
     rows = [f"| {claim} | {files} | {numbers} |" for claim, files, numbers in lines]
@@ -413,6 +462,8 @@ TABLES = {
     "closed loop": closed,
     "locomotion": locomotion,
     "gaits": two_experts,
+    "finetune": tuned,
+    "held out": held_out_losses,
     "claims": claims,
 }
 if (RESULTS / "prices.json").exists():
