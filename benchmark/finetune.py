@@ -200,7 +200,8 @@ def main(args):
     cells = [(env_id, row, seed) for seed in SEEDS for env_id in ENV_IDS for row in ROWS]
     failed = [] if args.only_draw else run_missing(cells, args, measure)
 
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6.6), sharey=True, layout="constrained")
+    size = (9, 6.6)
+    figure, axes = plt.subplots(2, 2, figsize=size, sharex=True, sharey=True, layout="constrained")
     for column, env_id in zip(axes.T, ENV_IDS, strict=True):
         for row, (label, colour) in ROWS.items():
             steps, *both = curves_of(env_id, row)
@@ -218,7 +219,8 @@ def main(args):
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("return, the expert's is 1")
     axes[1, 0].set_ylabel("return with exploration")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    entries = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(ROOT / "benchmark" / "figures" / "finetune.png", dpi=130)
     sys.exit(len(failed) > 0)
 

@@ -6,7 +6,7 @@
 Each script learns from four demonstrations of Walker2d. Every 1,000 updates its loss on the
 demonstration that is held out is compared with the return of 25 episodes. The rank correlation of
 the two over one run (Spearman's) is -1 where the policy with the lower loss always acts better, and
-0 where the loss says nothing. `python -m benchmark.report` writes the README's table.
+0 where the loss says nothing.
 """
 
 import json

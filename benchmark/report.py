@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from benchmark import compounding, finetune, held_out, steps
+from benchmark import compounding, finetune, steps
 from benchmark.chain import exact
 from benchmark.gaits import OVERLAP
 from benchmark.run import (
@@ -287,40 +287,23 @@ def inference_steps():
 
 
 def tuned():
-    """PPO from a clone and from scratch: the return at the start, at its lowest, and at the end."""
+    """PPO from a clone and from scratch: returns at the start, at the lowest, and at the end."""
     lines = []
     for env_id in finetune.ENV_IDS:
         for row, (label, _) in finetune.ROWS.items():
-            _, curves, _ = finetune.curves_of(env_id, row)
+            _, curves, explored = finetune.curves_of(env_id, row)
             if not len(curves):
                 continue
             lowest = curves.min(axis=1)
             last = curves[:, -1]
             lines.append(
                 f"| `{env_id}` | {label} | {curves[:, 0].mean():.3f} | {lowest.mean():.3f} "
-                f"| {last.mean():.3f} ({last.min():.3f} to {last.max():.3f}) | {len(curves)} |"
+                f"| {last.mean():.3f} ({last.min():.3f} to {last.max():.3f}) "
+                f"| {explored[:, 1].mean():.3f} | {explored[:, -1].mean():.3f} | {len(curves)} |"
             )
     header = ["environment", "PPO starts", "return at the start", "lowest"]
-    return table([*header, "at the end (worst to best seed)", "n"], lines)
-
-
-def held_out_losses():
-    """How well the held-out loss ranks the policies of a run, and the return of its choice."""
-    lines = []
-    for script in SCRIPTS:
-        losses, returns = held_out.curves_of(script)
-        if not len(losses):
-            continue
-        pairs = zip(losses, returns, strict=True)
-        correlations = [held_out.rank_correlation(loss, score) for loss, score in pairs]
-        at_lowest = returns[np.arange(len(returns)), losses.argmin(axis=1)]
-        lines.append(
-            f"| `{script}.py` "
-            f"| {np.mean(correlations):.2f} ({min(correlations):.2f} to {max(correlations):.2f}) "
-            f"| {at_lowest.mean():.3f} | {returns[:, -1].mean():.3f} | {len(losses)} |"
-        )
-    header = ["script", "rank correlation (range of seeds)", "return where the loss is lowest"]
-    return table([*header, "return at the end", "n"], lines)
+    header += ["at the end (worst to best seed)", "with exploration, first", "last", "n"]
+    return table(header, lines)
 
 
 def success(env_id, script):
@@ -463,7 +446,6 @@ TABLES = {
     "locomotion": locomotion,
     "gaits": two_experts,
     "finetune": tuned,
-    "held out": held_out_losses,
     "claims": claims,
 }
 if (RESULTS / "prices.json").exists():
