@@ -5,11 +5,11 @@
     python -m benchmark.finetune --only-draw  # what is there
 
 The actor of PPO begins as the clone of one or of four demonstrations, with the same mean of the
-actions. With the settings that are usual from scratch ("--as-from-scratch") PPO unlearns it: it
-explores widely, takes large steps, and follows a critic that knows nothing yet. So a clone explores
-with a small deviation and changes with a small learning rate, and for the first WARM_UP steps only
-the critic is trained. Observations are standardised as the clone does it; from scratch by their
-running mean and variance, as is usual. All else is the same.
+actions. With the settings that are usual from scratch ("--as-from-scratch") PPO explores so widely
+that a clone falls, takes large steps, and follows a critic that knows nothing yet. So a clone
+explores with a small deviation and changes with a small learning rate, and for the first WARM_UP
+steps only the critic is trained. Observations are standardised as the clone does it; from scratch
+by their running mean and variance, as is usual. All else is the same.
 
 PPO is Stable-Baselines3's, https://github.com/DLR-RM/stable-baselines3.
 """
