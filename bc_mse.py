@@ -10,7 +10,7 @@ of left and right drives into it.
 
 Differences from the paper:
 - Actions are standardised, so that each dimension has the same weight in (1).
-- One output for each dimension, not a row of units for directions; `act` clips to the bounds.
+- The output is one number a dimension, not a unit for each direction; `act` clips to the bounds.
 
 At test time the action is pi(s).
 

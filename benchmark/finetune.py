@@ -172,14 +172,16 @@ def measure(env_id, row, seed):
     torch.set_num_threads(1)
     _, num_demos, *flags = row.split()
     is_careful = num_demos != "scratch" and "--as-from-scratch" not in flags
-    ppo = make_ppo(env_id, seed, **(CAREFUL if is_careful else USUAL))
+    settings = CAREFUL if is_careful else USUAL
+    warm_up = WARM_UP if is_careful else 0
+    ppo = make_ppo(env_id, seed, **settings)
     envs = bc_gaussian.make_envs(bc_gaussian.Args(env_id=env_id), EVAL_EPISODES)
     if num_demos != "scratch":
         demo_flags = ["--num-demos", num_demos, *FEW_EVALUATIONS.split()]
         clone, _ = trained("bc_gaussian", env_id, seed, *demo_flags)
         start_from(ppo, clone)
 
-    curve = learn(ppo, WARM_UP if is_careful else 0, lambda: evaluate(ppo, envs, seed))
+    curve = learn(ppo, warm_up, lambda: evaluate(ppo, envs, seed))
     total_seconds = time.time() - start
     measured = {"env_id": env_id, "row": row, "seed": seed, "curve": curve}
     measured["total_seconds"] = total_seconds

@@ -28,6 +28,7 @@ from benchmark.scores import normalised
 ENV_ID = "Walker2d-v4"
 FLAGS = "--num-demos 4 --eval-every 1000 --eval-episodes 25"
 SEEDS = [51, 52, 53]
+COLOURS = plt.cm.ScalarMappable(plt.Normalize(0, 1), "viridis")
 
 
 def row_of(script):
@@ -83,13 +84,15 @@ def main(args):
         if not len(losses):
             continue
         share = np.linspace(0, 1, losses.shape[1])  # of the training
-        for loss, score, marker in zip(losses, returns, "osD", strict=False):
-            points = axis.scatter(loss, score, c=share, marker=marker, s=16, cmap="viridis")
-        mean = np.mean([rank_correlation(*pair) for pair in zip(losses, returns, strict=True)])
+        correlations = []
+        for loss, score in zip(losses, returns, strict=True):
+            axis.scatter(loss, score, c=share, s=16, cmap=COLOURS.cmap)
+            correlations.append(rank_correlation(loss, score))
+        mean = np.mean(correlations)
         axis.set_title(f"{script}.py: rank correlation {mean:.2f}", fontsize=10)
     for axis in axes[:, 0]:
         axis.set_ylabel("return, the expert's is 1")
-    figure.colorbar(points, ax=axes, label="share of the training", shrink=0.6)
+    figure.colorbar(COLOURS, ax=axes, label="share of the training", shrink=0.6)
     figure.savefig(ROOT / "benchmark" / "figures" / "held_out.png", dpi=130)
     sys.exit(len(failed) > 0)
 
