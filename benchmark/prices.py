@@ -1,18 +1,16 @@
-"""What holding several modes costs: parameters, held-out likelihood, quantisation, time an action.
+"""What holding several modes costs in parameters, held-out likelihood and quantisation.
 
-    taskset -c 0 python -m benchmark.prices
+    python -m benchmark.prices
 
 Trains the scripts that have a density on Hopper-v4, all else default, and writes
 benchmark/results/prices.json, from which `python -m benchmark.report` makes the README's table. The
 held-out negative log-likelihood is that of five expert episodes which no run has seen, in nats, of
 a density over actions in the environment's units. The quantisation error is the distance from a
-demonstrated action to the nearest centres (root mean square). The times are those of the fastest of
-many calls, in batches of 1 and of 20; they do not depend on the weights.
+demonstrated action to the nearest centres (root mean square). `benchmark.speed` measures the time.
 """
 
 import importlib
 import json
-import timeit
 
 import torch
 
@@ -39,12 +37,6 @@ def price(script):
         if hasattr(policy, "centres"):
             errors = (actions[..., None] - policy.centres).abs().amin(-1)
             found["quantization_error"] = errors.square().sum(-1).mean().sqrt().item()
-
-    found["microseconds"] = []
-    for num in (1, 20):
-        obs = episodes[0].obs[:num]
-        seconds = min(timeit.repeat(lambda obs=obs: policy.act(obs), number=10, repeat=50)) / 10
-        found["microseconds"].append(1e6 * seconds / num)
     return found
 
 

@@ -140,6 +140,7 @@ def mass():
 def prices():
     """What each way of holding several modes costs, and what it brings on Slalom-v0."""
     measured = json.loads((RESULTS / "prices.json").read_text())
+    speed = json.loads((RESULTS / "speed.json").read_text())
     rows, seeds = OFFLINE["Slalom-v0"]
     lines = []
     for script, row in zip(SCRIPTS, rows, strict=False):
@@ -151,13 +152,38 @@ def prices():
         error = "none"
         if "quantization_error" in price:
             error = f"{price['quantization_error']:.4f}"
-        one, twenty = price["microseconds"]
+        one, twenty = (speed[script][f"action_to_mse_{num}"] for num in (1, 20))
         lines.append(
             f"| `{script}.py` | {price['num_parameters']:,} | {nll} | {error} "
-            f"| {one:.0f} / {twenty:.0f} | {mean_of(slalom, 'success_rate'):.1%} |"
+            f"| {speed[script]['update_to_mse']:.1f} | {one:.1f} / {twenty:.1f} "
+            f"| {mean_of(slalom, 'success_rate'):.1%} |"
         )
     header = ["script", "parameters", "held-out NLL in nats", "quantisation error"]
-    return table([*header, "µs an action, batch of 1 / 20", "Slalom: success"], lines)
+    header += ["time of an update", "of an action, alone / in a batch of 20", "Slalom: success"]
+    return table(header, lines)
+
+
+def floors():
+    """Updates and environment steps beside the least that they can cost."""
+    speed = json.loads((RESULTS / "speed.json").read_text())
+    updates = [f"{speed[script]['update_to_floor']:.1f}" for script in SCRIPTS]
+    steps = [f"{speed[script]['share_of_bare_steps']:.0%}" for script in SCRIPTS]
+    lines = [
+        f"| update, as a multiple of its matrix products | {' | '.join(updates)} |",
+        f"| environment steps, as a share of bare stepping | {' | '.join(steps)} |",
+    ]
+    return table(["", *(f"`{script}.py`" for script in SCRIPTS)], lines)
+
+
+def phases():
+    """Where the time of the default command goes."""
+    spent = json.loads((RESULTS / "speed.json").read_text())["phases"]
+    names = ["collect_demonstrations", "train", "evaluate"]
+    rest = spent["all"] - sum(spent[name] for name in names)
+    seconds = [*(spent[name] for name in names), rest, spent["all"]]
+    header = ["demonstrations", "training", "evaluation"]
+    line = " | ".join(f"{number:.1f} s" for number in seconds)
+    return table([*header, "the rest", "in all"], [f"| {line} |"])
 
 
 def closed():
@@ -353,6 +379,8 @@ def claims():
     cloning = "; ".join(closed_loop(env_id, "dagger", is_cloning=True) for env_id in robots)
     dagger = "; ".join(closed_loop(env_id, "dagger") for env_id in robots)
     hg_dagger = "; ".join(closed_loop(env_id, "hg_dagger") for env_id in gated)
+    speed = json.loads((RESULTS / "speed.json").read_text())
+    times = ", ".join(f"{speed[script]['action_to_mse_1']:.1f}" for script in expressive)
     chain = ", ".join(f"{exact(0.001, T):.3g} in {T:,}" for T in (10, 100, 1000))
     humanoid = []
     for row in compounding.ROWS["Humanoid-v4"]:
@@ -387,6 +415,12 @@ def claims():
             "Distributions that can hold several modes do",
             ", ".join(f"`{script}.py`" for script in expressive),
             f"success {lane_change} on LaneChange, {slalom} on Slalom, all 8 modes",
+        ),
+        (
+            "Each has its price: a number of components, rounding to bins, or many steps from "
+            "noise to action and no likelihood",
+            "`benchmark/prices.py`, `benchmark/speed.py`",
+            f"an action takes {times} times as long as that of squared loss",
         ),
         (
             "Where one mistake leads to the next, mistakes grow with the square of the horizon",
@@ -443,14 +477,15 @@ TABLES = {
     "demonstrations": demonstrations,
     "compounding": compounded,
     "steps": inference_steps,
+    "prices": prices,
+    "floors": floors,
+    "phases": phases,
     "closed loop": closed,
     "locomotion": locomotion,
     "gaits": two_experts,
     "finetune": tuned,
     "claims": claims,
 }
-if (RESULTS / "prices.json").exists():
-    TABLES["prices"] = prices
 
 
 def receipt(script):

@@ -1,29 +1,32 @@
-"""What an update, an environment step and the default command cost, as ratios within one run.
+"""What an update, an action and an environment step cost, as ratios within one run.
 
-    taskset -c 0 python -m benchmark.speed [scripts]
+    taskset -c 0 python -m benchmark.speed
 
-One process, one thread. An update of each script (batch of 256, Hopper's sizes) stands beside its
-floor: the matrix products of its linear layers alone, forward and backward (bc_autoregressive has
-products with its embedding and head besides, so it is compared with bc_gaussian's update).
-Environment steps under policy control, by the script's own rollout, stand beside stepping the bare
-vector environment with the same actions. Each pair is measured in turn, many times; the median and
-the median ratio are printed.
+One process, one thread. The speed of a machine changes while it is measured, so only ratios of two
+things are kept that are measured in turn, many times: the median ratio of
 
-    taskset -c 0 python -m benchmark.speed --phases [flags]
+- an update (batch of 256, Hopper's sizes) to its floor, the matrix products of its linear layers
+  alone, forward and backward (bc_autoregressive has products with its embedding and head besides);
+- an update to that of bc_mse;
+- the time of an action to that of bc_mse, in batches of 1 and of 20;
+- environment steps by the script's own rollout to bare steps with the same actions.
 
-runs `bc_mog.py` with these flags, and prints where its time goes.
+Last, `bc_mog.py` runs with its defaults, and its time is divided among demonstrations, training and
+evaluation. Writes benchmark/results/speed.json, from which `python -m benchmark.report` makes the
+README's tables.
 """
 
 import importlib
-import sys
+import json
 import tempfile
 import time
+import timeit
 
 import gymnasium as gym
 import numpy as np
 import torch
 
-from benchmark.run import SCRIPTS
+from benchmark.run import RESULTS, SCRIPTS
 
 BATCH_SIZE = 256
 OBS_DIM = 11
@@ -33,23 +36,14 @@ NUM_ENVS = 25
 NUM_STEPS = 100
 
 
-def milliseconds(function, number):
-    """Mean time of one call."""
-    start = time.perf_counter()
-    for _ in range(number):
-        function()
-    return 1e3 * (time.perf_counter() - start) / number
-
-
 def paired(first, second, number, repeats):
-    """Median milliseconds of both, measured alternately, and the median of their ratio."""
+    """The ratio of the first's time to the second's: the median over pairs of measurements."""
     first()
     second()
-    pairs = []
+    ratios = []
     for _ in range(repeats):
-        pairs.append((milliseconds(first, number), milliseconds(second, number)))
-    pairs = np.array(pairs)
-    return *np.median(pairs, axis=0), np.median(pairs[:, 0] / pairs[:, 1])
+        ratios.append(timeit.timeit(first, number=number) / timeit.timeit(second, number=number))
+    return float(np.median(ratios))
 
 
 def make_update(script):
@@ -112,8 +106,17 @@ def make_rollout(script):
     return bare, controlled
 
 
-def phases(flags):
-    """Run bc_mog.py, and print how long each phase takes."""
+def make_action(script, num):
+    """The actions for `num` observations."""
+    module = importlib.import_module(script)
+    envs = module.make_envs(module.Args(), num)
+    policy = module.make_policy(module.Args(), envs)
+    obs, _ = envs.reset(seed=0)
+    return lambda: policy.act(obs)
+
+
+def phases():
+    """Seconds that bc_mog.py with its defaults spends in each of its functions, and in all."""
     module = importlib.import_module("bc_mog")
     spent = {"collect_demonstrations": 0.0, "train": 0.0, "evaluate": 0.0}
 
@@ -134,36 +137,31 @@ def phases(flags):
         watch(name)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as run_dir:
-        module.main(module.parse_args([*flags, "--run-dir", run_dir]))
-    total = time.perf_counter() - start
-    shares = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in spent.items())
-    print(f"of {total:.1f} s: {shares}, the rest {total - sum(spent.values()):.1f} s")
+        module.main(module.parse_args(["--run-dir", run_dir]))
+    return {**spent, "all": time.perf_counter() - start}
 
 
 def main():
-    if sys.argv[1:2] == ["--phases"]:
-        phases(sys.argv[2:])
-        return
-    scripts = sys.argv[1:] or SCRIPTS
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, python {sys.version.split()[0]}, one thread, eager")
-    print(f"{'':22}{'update':>10}{'floor':>10}{'ratio':>8}")
-    for script in scripts:
-        update, floor, ratio = paired(*make_update(script), number=100, repeats=15)
-        print(f"{script:22}{update:>7.2f} ms{floor:>7.2f} ms{ratio:>8.2f}")
-    if "bc_autoregressive" in scripts:
-        bins, _ = make_update("bc_autoregressive")
-        gaussian, _ = make_update("bc_gaussian")
-        update, reference, ratio = paired(bins, gaussian, number=100, repeats=15)
-        print(f"{'… to bc_gaussian':22}{update:>7.2f} ms{reference:>7.2f} ms{ratio:>8.2f}")
-
-    print(f"{f'{NUM_ENVS} Hopper-v4':22}{'policy':>10}{'bare':>10}{'ratio':>8}")
-    for script in scripts:
+    measured = {}
+    for script in SCRIPTS:
+        update, floor = make_update(script)
+        mse_update, _ = make_update("bc_mse")
         bare, controlled = make_rollout(script)
-        bare_ms, controlled_ms, ratio = paired(bare, controlled, number=1, repeats=15)
-        steps = 1e3 * NUM_ENVS * NUM_STEPS
-        print(f"{script:22}{steps / controlled_ms:>8.0f}/s{steps / bare_ms:>8.0f}/s{ratio:>8.2f}")
+        found = {
+            "update_to_floor": paired(update, floor, number=100, repeats=15),
+            "update_to_mse": paired(update, mse_update, number=100, repeats=15),
+            "share_of_bare_steps": paired(bare, controlled, number=1, repeats=15),
+        }
+        for num in (1, 20):
+            action, mse_action = make_action(script, num), make_action("bc_mse", num)
+            found[f"action_to_mse_{num}"] = paired(action, mse_action, number=20, repeats=25)
+        measured[script] = found
+        print(script, found)
+    measured["phases"] = phases()
+    print(measured["phases"])
+    (RESULTS / "speed.json").write_text(json.dumps(measured, indent=2) + "\n")
 
 
 if __name__ == "__main__":
