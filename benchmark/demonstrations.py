@@ -1,0 +1,77 @@
+"""The picture of how many demonstrations it takes: return against their number, on five tasks.
+
+    python -m benchmark.demonstrations
+
+Draws benchmark/figures/demonstrations.png from the committed results of
+`python -m benchmark.run --grid demonstrations`. The bands reach from the worst to the best seed; in
+the last panel they are the 95% interval of the interquartile mean over the five tasks.
+"""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmark.report import demonstration_scores
+from benchmark.run import LOCOMOTION, NUM_DEMOS, ROOT
+from benchmark.scores import bootstrap
+
+COLOURS = {
+    "bc_mse": "#6b6f76",
+    "bc_gaussian": "#b0413e",
+    "bc_mog": "#2a6fdb",
+    "bc_autoregressive": "#2f9e63",
+    "bc_diffusion": "#e08a1e",
+    "bc_flow": "#8a4fbf",
+}
+
+
+def curve_of_task(env_id, script):
+    """Rows of (number of demonstrations, mean, worst seed, best seed)."""
+    curve = []
+    for num_demos in NUM_DEMOS:
+        scores = demonstration_scores(env_id, script, num_demos)
+        if len(scores):
+            curve.append((num_demos, scores.mean(), scores.min(), scores.max()))
+    return curve
+
+
+def curve_of_all(script):
+    """Rows of (number of demonstrations, interquartile mean, its interval)."""
+    curve = []
+    for num_demos in NUM_DEMOS:
+        tasks = [demonstration_scores(env_id, script, num_demos) for env_id in LOCOMOTION]
+        if all(map(len, tasks)):
+            curve.append((num_demos, *bootstrap(tasks)))
+    return curve
+
+
+def main():
+    figure, axes = plt.subplots(2, 3, figsize=(10, 5.6), sharey=True, layout="constrained")
+    for script, colour in COLOURS.items():
+        curves = [curve_of_task(env_id, script) for env_id in LOCOMOTION]
+        curves.append(curve_of_all(script))
+        for axis, curve in zip(axes.flat, curves, strict=True):
+            if not curve:
+                continue
+            num_demos, score, low, high = np.array(curve).T
+            axis.plot(num_demos, score, "o-", color=colour, markersize=4, label=f"{script}.py")
+            axis.fill_between(num_demos, low, high, color=colour, alpha=0.15)
+
+    for axis, title in zip(axes.flat, [*LOCOMOTION, "all five: interquartile mean"], strict=True):
+        axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
+        axis.set(xscale="log", xlim=(0.9, 28), ylim=(-0.05, 1.1), title=title)
+        axis.set_xticks(NUM_DEMOS, [str(num_demos) for num_demos in NUM_DEMOS])
+        axis.minorticks_off()
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[1]:
+        axis.set_xlabel("demonstrations")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("return, the expert's is 1")
+    axes[0, 0].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.savefig(ROOT / "benchmark" / "figures" / "demonstrations.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main()
