@@ -46,9 +46,9 @@ def draw(axis, env_id):
         if "--num-rounds 0" in row:
             label, colour = STYLE["bc"]
             if "--label-every" in row:
-                label += ", scattered labels"
+                label += ", every fifth or tenth\nlabel of its demonstrations"
             else:
-                label += ", all labels"
+                label += ", all labels\nof its demonstrations"
                 marker = "D"
         for curve in curves(env_id, row):
             axis.plot(*curve.T, "-", color=colour, alpha=0.6, linewidth=1.5)
@@ -67,13 +67,13 @@ def main():
     *panels, legend = axes.ravel()
     for axis, env_id in zip(panels, LOCOMOTION, strict=True):
         draw(axis, env_id)
-    for axis in (axes[0, 2], axes[1, 0], axes[1, 1]):
+    for axis in panels:
         axis.set_xlabel("expert labels")
     for axis in axes[:, 0]:
         axis.set_ylabel("return, the expert's is 1")
     handles, labels = panels[0].get_legend_handles_labels()
     entries = dict(zip(labels, handles, strict=True))  # one of each
-    legend.legend(entries.values(), entries.keys(), frameon=False, loc="center")
+    legend.legend(entries.values(), entries.keys(), frameon=False, loc="center left")
     legend.axis("off")
     figure.savefig(ROOT / "benchmark" / "figures" / "closed_loop.png", dpi=130)
 

@@ -162,6 +162,7 @@ def draw(env_id, above, below):
     """Mistakes against the horizon, and below it the error on both kinds of states by time."""
     horizons = np.array(HORIZONS)
     rows = ROWS[env_id]
+    without = []
     for row, colour in zip(rows, [*BLUES, ORANGE], strict=True):
         results = results_of(env_id, row, SEEDS)
         if not results:
@@ -172,6 +173,8 @@ def draw(env_id, above, below):
         made[made == 0] = np.nan  # has no logarithm
         above.plot(horizons, made.T, "-", color=colour, linewidth=1, alpha=0.6)
         mean = mistakes_of(results).mean(axis=(0, 1))
+        if not mean.any():
+            without.append(label_of(row))
         mean[mean == 0] = np.nan
         above.plot(horizons, mean, "o", color=colour, markersize=5, label=label_of(row))
         if row in (rows[1], rows[-1]):
@@ -184,6 +187,9 @@ def draw(env_id, above, below):
         guide = 0.02 * (ends / ends[0]) ** power
         above.plot(ends, guide, ":", color="black", linewidth=1.2)
         above.annotate(f" slope {power}", (ends[1], guide[1]), fontsize=8, va="center")
+    if without:
+        names = "\n".join(without)
+        above.text(12, 1200, f"without a mistake:\n{names}", fontsize=8, va="top")
     above.set(xscale="log", yscale="log", ylim=(1e-2, 1500), title=env_id, xlabel="horizon T")
     below.set(yscale="log", xlabel="time step")
     for axis in (above, below):
@@ -198,8 +204,8 @@ def main(args):
     figure, axes = plt.subplots(2, len(ROWS), figsize=size, layout="constrained")
     for env_id, (above, below) in zip(ROWS, axes.T, strict=True):
         draw(env_id, above, below)
-    axes[0, 0].set_ylabel("mistakes up to T, where there are any\n(points: mean; dashed: promised)")
-    axes[1, 0].set_ylabel("error on its own states\n(dashed: on the expert's)")
+    axes[0, 0].set_ylabel("mistakes up to step T\n(lines: seeds; dashed: promised)")
+    axes[1, 0].set_ylabel("error on own states, in std\n(dashed: on the expert's states)")
     entries = axes[0, 0].get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower center", ncols=len(BLUES) + 1, frameon=False)
     figure.savefig(ROOT / "benchmark" / "figures" / "compounding.png", dpi=120)

@@ -53,7 +53,7 @@ def main():
         curves = [curve_of_task(env_id, script) for env_id in LOCOMOTION]
         curves.append(curve_of_all(script))
         for axis, curve in zip(axes.flat, curves, strict=True):
-            if not curve:
+            if len(curve) < 2:  # most scripts have been run with one number only
                 continue
             num_demos, score, low, high = np.array(curve).T
             axis.plot(num_demos, score, "o-", color=colour, markersize=4, label=f"{script}.py")

@@ -34,8 +34,8 @@ ENV_IDS = ["Hopper-v4", "Walker2d-v4"]
 ROWS = {
     "finetune scratch": ("from scratch", "#6b6f76"),
     "finetune 1": ("from the clone of 1 demonstration", "#8fb1e0"),
-    "finetune 4": ("from the clone of 4", "#1f4e94"),
-    "finetune 4 --as-from-scratch": ("the same, with the settings from scratch", "#e08a1e"),
+    "finetune 4": ("from the clone of 4 demonstrations", "#1f4e94"),
+    "finetune 4 --as-from-scratch": ("from the clone of 4, settings as from scratch", "#e08a1e"),
 }
 SEEDS = [41, 42, 43, 44, 45]
 NUM_ENVS = 8
@@ -217,7 +217,7 @@ def main(args):
         column[1].set_xlabel("environment steps in thousands")
     for axis in axes.flat:
         axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
-        axis.axvline(WARM_UP / 1000, color="black", linewidth=0.8, linestyle=":")
+        axis.axvspan(0, WARM_UP / 1000, color="black", alpha=0.05, linewidth=0)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("return, the expert's is 1")
     axes[1, 0].set_ylabel("return with exploration")

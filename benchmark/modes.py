@@ -41,7 +41,7 @@ def act_of(script):
 
 
 def trails(act):
-    """(path (T, 2), success) of each rollout."""
+    """(path (T, 2), "L", "R" or None for a crash) of each rollout."""
     env = gym.make("LaneChange-v0")
     found = []
     for k in range(NUM_ROLLOUTS):
@@ -49,27 +49,30 @@ def trails(act):
         done = False
         while not done:
             obs, _, done, _, info = env.step(act(obs[None])[0])
-        found.append((np.array(env.unwrapped.trail), info["is_success"]))
+        side = info["mode"] if info["is_success"] else None
+        found.append((np.array(env.unwrapped.trail), side))
     return found
 
 
-def draw(axis, name, rollouts, obstacle_x=45.0, road_length=60.0):
-    passed = sum(success for _, success in rollouts)
+def draw(axis, name, rollouts, obstacle_x=45.0, end=52.0):
+    """Up to a little behind the obstacle: after that all are free to change lanes again."""
+    sides = [side for _, side in rollouts]
     width = 2 * ROAD_HALF_WIDTH
     corner = (-3, -ROAD_HALF_WIDTH)
-    axis.add_patch(Rectangle(corner, road_length + 3, width, color="#e9eaec", zorder=0))
+    axis.add_patch(Rectangle(corner, end + 3, width, color="#e9eaec", zorder=0))
     dashes = {"color": "white", "linestyle": (0, (8, 8)), "linewidth": 2, "zorder": 1}
     for y in (-width / 6, width / 6):
-        axis.plot([-3, road_length], [y, y], **dashes)
+        axis.plot([-3, end], [y, y], **dashes)
     axis.add_patch(Rectangle((obstacle_x - 2.25, -1.0), 4.5, 2.0, color="#2b2d31", zorder=3))
-    for path, success in rollouts:
-        color = "#2a6fdb" if success else "#d1352b"
+    for path, side in rollouts:
+        color = "#2a6fdb" if side else "#d1352b"
         axis.plot(*path.T, color=color, alpha=0.35, linewidth=1.0, zorder=2)
-        if not success:
+        if not side:
             axis.plot(*path[-1], "x", color=color, markersize=5, zorder=4)
-    axis.set(xlim=(-3, road_length), ylim=(-width / 2, width / 2), yticks=[-3.6, 0, 3.6])
+    axis.set(xlim=(-3, end), ylim=(-width / 2, width / 2), yticks=[-3.6, 0, 3.6])
     axis.set_ylabel("y in m")
-    axis.set_title(f"{name}: {passed} of {len(rollouts)} pass", loc="left", fontsize=11)
+    counts = f"{sides.count('L')} pass left, {sides.count('R')} right, {sides.count(None)} crash"
+    axis.set_title(f"{name}: {counts}", loc="left", fontsize=11)
     axis.spines[:].set_visible(False)
 
 

@@ -78,8 +78,8 @@ def main():
     by_status = {}
     for status, frame in script.frames:
         by_status.setdefault(status, []).append(frame)
-    states = ["training", "ready", "the novice is in control", "you take over"]
-    states += ["YOU are in control", "round over"]
+    states = ["ready", "you take over", "YOU are in control", "the novice is in control"]
+    states += ["round over", "training"]
     tiles = [by_status[status][len(by_status[status]) // 2] for status in states]
     rows = [np.concatenate(tiles[i : i + 2], axis=1) for i in range(0, 6, 2)]
     picture = np.transpose(np.concatenate(rows), (1, 0, 2))
