@@ -79,17 +79,18 @@ def main(args):
     figure, axes = plt.subplots(2, 3, figsize=(9, 5.4), sharey=True, layout="constrained")
     for axis, script in zip(axes.flat, SCRIPTS, strict=True):
         losses, returns = curves_of(script)
-        axis.set(title=f"{script}.py", xlabel="held-out loss")
-        axis.spines[["top", "right"]].set_visible(False)
         if not len(losses):
+            axis.axis("off")
             continue
         share = np.linspace(0, 1, losses.shape[1])  # of the training
         correlations = []
         for loss, score in zip(losses, returns, strict=True):
             axis.scatter(loss, score, c=share, s=16, cmap=COLOURS.cmap)
             correlations.append(rank_correlation(loss, score))
-        mean = np.mean(correlations)
-        axis.set_title(f"{script}.py: rank correlation {mean:.2f}", fontsize=10)
+        title = f"{script}.py\nrank correlation {np.mean(correlations):.2f}"
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("held-out loss")
+        axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel("return, the expert's is 1")
     figure.colorbar(COLOURS, ax=axes, label="share of the training", shrink=0.6)

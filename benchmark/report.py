@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from benchmark import compounding, finetune, steps
+from benchmark import compounding, finetune, held_out, steps
 from benchmark.chain import exact
 from benchmark.gaits import OVERLAP
 from benchmark.run import (
@@ -312,6 +312,31 @@ def inference_steps():
     return table(["steps", *map(str, steps.NUM_STEPS), "n"], lines)
 
 
+def held_out_losses():
+    """How well the held-out loss ranks the policies of a run, and the return of its choice."""
+    lines = []
+    for script in SCRIPTS:
+        losses, returns = held_out.curves_of(script)
+        if not len(losses):
+            continue
+        cells = []
+        half = losses.shape[1] // 2
+        for begin in (0, half):
+            pairs = zip(losses[:, begin:], returns[:, begin:], strict=True)
+            found = [held_out.rank_correlation(loss, score) for loss, score in pairs]
+            cell = f"{np.mean(found):.2f}"
+            if len(found) > 1:
+                cell += f" ({min(found):.2f} to {max(found):.2f})"
+            cells.append(cell)
+        of_lowest_loss = returns[np.arange(len(returns)), losses.argmin(axis=1)]
+        for score in (of_lowest_loss, returns[:, half:].min(axis=1), returns[:, half:].max(axis=1)):
+            cells.append(f"{score.mean():.3f}")
+        lines.append(f"| `{script}.py` | {' | '.join(cells)} | {len(losses)} |")
+    header = ["script", "rank correlation of loss and return", "in the second half"]
+    header += ["return of the lowest loss", "worst of the second half", "best of it", "n"]
+    return table(header, lines)
+
+
 def tuned():
     """PPO from a clone and from scratch: returns at the start, at the lowest, and at the end."""
     lines = []
@@ -477,6 +502,7 @@ TABLES = {
     "demonstrations": demonstrations,
     "compounding": compounded,
     "steps": inference_steps,
+    "held-out": held_out_losses,
     "prices": prices,
     "floors": floors,
     "phases": phases,
