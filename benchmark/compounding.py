@@ -204,7 +204,7 @@ def main(args):
     figure, axes = plt.subplots(2, len(ROWS), figsize=size, layout="constrained")
     for env_id, (above, below) in zip(ROWS, axes.T, strict=True):
         draw(env_id, above, below)
-    axes[0, 0].set_ylabel("mistakes up to step T\n(lines: seeds; dashed: promised)")
+    axes[0, 0].set_ylabel("mistakes up to step T (points: mean,\nlines: seeds, dashed: promised)")
     axes[1, 0].set_ylabel("error on own states, in std\n(dashed: on the expert's states)")
     entries = axes[0, 0].get_legend_handles_labels()
     figure.legend(*entries, loc="outside lower center", ncols=len(BLUES) + 1, frameon=False)

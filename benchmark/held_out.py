@@ -82,14 +82,15 @@ def main(args):
         if not len(losses):
             axis.axis("off")
             continue
-        share = np.linspace(0, 1, losses.shape[1])  # of the training
+        share = np.arange(1, losses.shape[1] + 1) / losses.shape[1]  # of the training
         correlations = []
         for loss, score in zip(losses, returns, strict=True):
-            axis.scatter(loss, score, c=share, s=16, cmap=COLOURS.cmap)
+            rank = np.argsort(np.argsort(loss)) + 1  # the losses themselves soon hardly differ
+            axis.scatter(rank, score, c=share, s=16, cmap=COLOURS.cmap)
             correlations.append(rank_correlation(loss, score))
         title = f"{script}.py\nrank correlation {np.mean(correlations):.2f}"
         axis.set_title(title, fontsize=10)
-        axis.set_xlabel("held-out loss")
+        axis.set_xlabel("rank of the held-out loss (1: lowest)")
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel("return, the expert's is 1")

@@ -5,8 +5,10 @@
 Trains the scripts that have a density on Hopper-v4, all else default, and writes
 benchmark/results/prices.json, from which `python -m benchmark.report` makes the README's table. The
 held-out negative log-likelihood is that of five expert episodes which no run has seen, in nats, of
-a density over actions in the environment's units. The quantisation error is the distance from a
-demonstrated action to the nearest centres (root mean square). `benchmark.speed` measures the time.
+a density over actions in the environment's units; beside it stands the lowest that Gaussians can
+have, with no error and the least width that `--min-std` leaves. The quantisation error is the
+distance from a demonstrated action to the nearest centres (root mean square). `benchmark.speed`
+measures the time.
 """
 
 import importlib
@@ -34,6 +36,9 @@ def price(script):
         obs, actions = module.to_tensors(episodes, "cpu")
         with torch.no_grad():
             found["held_out_nll"] = -policy.log_prob(obs, actions).mean().item()
+        if hasattr(policy, "min_std"):
+            least = torch.distributions.Normal(0, policy.min_std * policy.action_std)
+            found["lowest_nll"] = -least.log_prob(torch.zeros(())).sum().item()
         if hasattr(policy, "centres"):
             errors = (actions[..., None] - policy.centres).abs().amin(-1)
             found["quantization_error"] = errors.square().sum(-1).mean().sqrt().item()

@@ -45,6 +45,14 @@ def scores_of(env_id, results):
     return np.array([normalised(env_id, result["return_mean"]) for result in results])
 
 
+def ranged(values, form=".3f"):
+    """The mean; and the range, where there is more than one value."""
+    text = f"{np.mean(values):{form}}"
+    if len(values) > 1:
+        text += f" ({np.min(values):{form}} to {np.max(values):{form}})"
+    return text
+
+
 def command(row):
     return row.replace(" ", ".py ", 1) if " " in row else f"{row}.py"
 
@@ -81,7 +89,7 @@ def offline():
                 modes = f"{found}, entropy {np.mean(entropies):.3f}"
             lines.append(
                 f"| `{env_id}` | `{short(row)}` | {mean_of(results, 'return_mean'):.4g} "
-                f"| {scores.mean():.3f} ({scores.min():.3f} to {scores.max():.3f}) "
+                f"| {ranged(scores)} "
                 f"| {success} | {modes} | {results[0]['expert_labels']:,} "
                 f"| {len(results)} |"
             )
@@ -103,7 +111,7 @@ def demonstrations():
             tasks = [demonstration_scores(env_id, script, num_demos) for env_id in LOCOMOTION]
             if not all(map(len, tasks)):
                 continue
-            cells = [f"{task.mean():.3f} ({task.min():.3f} to {task.max():.3f})" for task in tasks]
+            cells = [ranged(task) for task in tasks]
             score, low, high = bootstrap(tasks)
             lines.append(
                 f"| `{script}.py` | {num_demos} | {' | '.join(cells)} "
@@ -148,7 +156,9 @@ def prices():
         slalom = results_of("Slalom-v0", row, seeds)
         nll = "not defined"
         if "held_out_nll" in price:
-            nll = f"{price['held_out_nll']:.2f}"
+            nll = f"{price['held_out_nll']:.3f}"
+        if "lowest_nll" in price:
+            nll += f" (lowest possible: {price['lowest_nll']:.3f})"
         error = "none"
         if "quantization_error" in price:
             error = f"{price['quantization_error']:.4f}"
@@ -159,7 +169,8 @@ def prices():
             f"| {mean_of(slalom, 'success_rate'):.1%} |"
         )
     header = ["script", "parameters", "held-out NLL in nats", "quantisation error"]
-    header += ["time of an update", "of an action, alone / in a batch of 20", "Slalom: success"]
+    header += ["time of an update", "time of an action, alone / in a batch of 20"]
+    header.append("Slalom: success")
     return table(header, lines)
 
 
@@ -179,11 +190,9 @@ def phases():
     """Where the time of the default command goes."""
     spent = json.loads((RESULTS / "speed.json").read_text())["phases"]
     names = ["collect_demonstrations", "train", "evaluate"]
-    rest = spent["all"] - sum(spent[name] for name in names)
-    seconds = [*(spent[name] for name in names), rest, spent["all"]]
-    header = ["demonstrations", "training", "evaluation"]
-    line = " | ".join(f"{number:.1f} s" for number in seconds)
-    return table([*header, "the rest", "in all"], [f"| {line} |"])
+    shares = [spent[name] / sum(spent.values()) for name in names]
+    line = " | ".join(f"{share:.0%}" for share in shares)
+    return table(["demonstrations", "training", "evaluation"], [f"| {line} |"])
 
 
 def closed():
@@ -205,8 +214,7 @@ def closed():
                 shares = ", ".join(f"{share:.1%}" for share in shares[[0, 1, 2, 4, -1]])
             lines.append(
                 f"| `{env_id}` | `{short(row)}` | {mean_of(results, 'expert_labels'):,.0f} "
-                f"| {scores.mean():.3f} ({scores.min():.3f} to {scores.max():.3f}) "
-                f"| {success} | {shares} | {len(results)} |"
+                f"| {ranged(scores)} | {success} | {shares} | {len(results)} |"
             )
     header = ["environment", "command", "labels", "normalised (worst to best seed)", "success"]
     return table([*header, "expert's share of steps in rounds 1, 2, 3, 5, last", "n"], lines)
@@ -256,13 +264,10 @@ def compounded():
             scores = scores_of(env_id, results)
             promised = compounding.HORIZONS[-1] * mean_of(results, "rate_on_expert")
             totals = made[..., -1].mean(axis=1)
-            of_seeds = f"{totals.mean():.2f}"
-            if len(results) > 1:
-                of_seeds += f" ({totals.min():.2f} to {totals.max():.2f})"
             lines.append(
                 f"| `{env_id}` | {compounding.label_of(row)} "
                 f"| {mean_of(results, 'expert_labels'):,.0f} | {scores.mean():.3f} "
-                f"| {promised:.2f} | {of_seeds} | {slope} | {len(results)} |"
+                f"| {promised:.2f} | {ranged(totals, '.2f')} | {slope} | {len(results)} |"
             )
     header = ["environment", "policy", "labels", "normalised", "mistakes promised"]
     return table([*header, "mistakes made (range of seeds)", "slope (95% interval)", "n"], lines)
@@ -324,16 +329,13 @@ def held_out_losses():
         for begin in (0, half):
             pairs = zip(losses[:, begin:], returns[:, begin:], strict=True)
             found = [held_out.rank_correlation(loss, score) for loss, score in pairs]
-            cell = f"{np.mean(found):.2f}"
-            if len(found) > 1:
-                cell += f" ({min(found):.2f} to {max(found):.2f})"
-            cells.append(cell)
+            cells.append(ranged(found, ".2f"))
         of_lowest_loss = returns[np.arange(len(returns)), losses.argmin(axis=1)]
-        for score in (of_lowest_loss, returns[:, half:].min(axis=1), returns[:, half:].max(axis=1)):
-            cells.append(f"{score.mean():.3f}")
+        for scores in (of_lowest_loss, returns[:, -1], returns.max(axis=1)):
+            cells.append(f"{scores.mean():.3f}")
         lines.append(f"| `{script}.py` | {' | '.join(cells)} | {len(losses)} |")
     header = ["script", "rank correlation of loss and return", "in the second half"]
-    header += ["return of the lowest loss", "worst of the second half", "best of it", "n"]
+    header += ["return of the policy with the lowest loss", "of the last", "of the best", "n"]
     return table(header, lines)
 
 
@@ -349,7 +351,7 @@ def tuned():
             last = curves[:, -1]
             lines.append(
                 f"| `{env_id}` | {label} | {curves[:, 0].mean():.3f} | {lowest.mean():.3f} "
-                f"| {last.mean():.3f} ({last.min():.3f} to {last.max():.3f}) "
+                f"| {ranged(last)} "
                 f"| {explored[:, 1].mean():.3f} | {explored[:, -1].mean():.3f} | {len(curves)} |"
             )
     header = ["environment", "PPO starts", "return at the start", "lowest"]
@@ -406,6 +408,7 @@ def claims():
     hg_dagger = "; ".join(closed_loop(env_id, "hg_dagger") for env_id in gated)
     speed = json.loads((RESULTS / "speed.json").read_text())
     times = ", ".join(f"{speed[script]['action_to_mse_1']:.1f}" for script in expressive)
+    rounding = json.loads((RESULTS / "prices.json").read_text())["bc_autoregressive"]
     chain = ", ".join(f"{exact(0.001, T):.3g} in {T:,}" for T in (10, 100, 1000))
     humanoid = []
     for row in compounding.ROWS["Humanoid-v4"]:
@@ -445,7 +448,8 @@ def claims():
             "Each has its price: a number of components, rounding to bins, or many steps from "
             "noise to action and no likelihood",
             "`benchmark/prices.py`, `benchmark/speed.py`",
-            f"an action takes {times} times as long as that of squared loss",
+            f"an action of Hopper takes {times} times as long as that of squared loss; bins round "
+            f"it by {rounding['quantization_error']:.4f}",
         ),
         (
             "Where one mistake leads to the next, mistakes grow with the square of the horizon",

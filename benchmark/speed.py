@@ -2,8 +2,8 @@
 
     taskset -c 0 python -m benchmark.speed
 
-One process, one thread. The speed of a machine changes while it is measured, so only ratios of two
-things are kept that are measured in turn, many times: the median ratio of
+One process, one thread. The speed of a machine changes while it is measured, so two things are
+measured in turn, many times, and the median of their ratio is kept:
 
 - an update (batch of 256, Hopper's sizes) to its floor, the matrix products of its linear layers
   alone, forward and backward (bc_autoregressive has products with its embedding and head besides);
@@ -11,8 +11,8 @@ things are kept that are measured in turn, many times: the median ratio of
 - the time of an action to that of bc_mse, in batches of 1 and of 20;
 - environment steps by the script's own rollout to bare steps with the same actions.
 
-Last, `bc_mog.py` runs with its defaults, and its time is divided among demonstrations, training and
-evaluation. Writes benchmark/results/speed.json, from which `python -m benchmark.report` makes the
+Last, `bc_mog.py` runs with its defaults, and the seconds of demonstrations, training and evaluation
+are kept. Writes benchmark/results/speed.json, from which `python -m benchmark.report` makes the
 README's tables.
 """
 
@@ -116,7 +116,7 @@ def make_action(script, num):
 
 
 def phases():
-    """Seconds that bc_mog.py with its defaults spends in each of its functions, and in all."""
+    """Seconds that bc_mog.py with its defaults spends in each of its functions."""
     module = importlib.import_module("bc_mog")
     spent = {"collect_demonstrations": 0.0, "train": 0.0, "evaluate": 0.0}
 
@@ -135,10 +135,9 @@ def phases():
 
     for name in spent:
         watch(name)
-    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as run_dir:
         module.main(module.parse_args(["--run-dir", run_dir]))
-    return {**spent, "all": time.perf_counter() - start}
+    return spent
 
 
 def main():
