@@ -14,17 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmark.report import demonstration_scores
-from benchmark.run import LOCOMOTION, NUM_DEMOS, ROOT
+from benchmark.run import LOCOMOTION, NUM_DEMOS, ROOT, SCRIPTS
 from benchmark.scores import bootstrap
-
-COLOURS = {
-    "bc_mse": "#6b6f76",
-    "bc_gaussian": "#b0413e",
-    "bc_mog": "#2a6fdb",
-    "bc_autoregressive": "#2f9e63",
-    "bc_diffusion": "#e08a1e",
-    "bc_flow": "#8a4fbf",
-}
 
 
 def curve_of_task(env_id, script):
@@ -49,15 +40,17 @@ def curve_of_all(script):
 
 def main():
     figure, axes = plt.subplots(2, 3, figsize=(10, 5.6), sharey=True, layout="constrained")
-    for script, colour in COLOURS.items():
+    for number, script in enumerate(SCRIPTS):
         curves = [curve_of_task(env_id, script) for env_id in LOCOMOTION]
         curves.append(curve_of_all(script))
         for axis, curve in zip(axes.flat, curves, strict=True):
             if len(curve) < 2:  # most scripts have been run with one number only
                 continue
             num_demos, score, low, high = np.array(curve).T
-            axis.plot(num_demos, score, "o-", color=colour, markersize=4, label=f"{script}.py")
-            axis.fill_between(num_demos, low, high, color=colour, alpha=0.15)
+            axis.plot(
+                num_demos, score, "o-", color=f"C{number}", markersize=4, label=f"{script}.py"
+            )
+            axis.fill_between(num_demos, low, high, color=f"C{number}", alpha=0.15)
 
     for axis, title in zip(axes.flat, [*LOCOMOTION, "all five: interquartile mean"], strict=True):
         axis.axhline(1, color="black", linewidth=0.8, linestyle=":")

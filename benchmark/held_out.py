@@ -66,10 +66,14 @@ def curves_of(script):
     return curves[:, :, 1], normalised(ENV_ID, curves[:, :, 2])
 
 
+def ranks(values):
+    """From 1, the lowest, of an array (N,) without ties."""
+    return np.argsort(np.argsort(values)) + 1
+
+
 def rank_correlation(x, y):
     """Spearman's, of two arrays (N,) without ties."""
-    ranks = [np.argsort(np.argsort(values)) for values in (x, y)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
 
 
 def main(args):
@@ -85,8 +89,8 @@ def main(args):
         share = np.arange(1, losses.shape[1] + 1) / losses.shape[1]  # of the training
         correlations = []
         for loss, score in zip(losses, returns, strict=True):
-            rank = np.argsort(np.argsort(loss)) + 1  # the losses themselves soon hardly differ
-            axis.scatter(rank, score, c=share, s=16, cmap=COLOURS.cmap)
+            # Ranks, since the losses themselves soon hardly differ.
+            axis.scatter(ranks(loss), score, c=share, s=16, cmap=COLOURS.cmap)
             correlations.append(rank_correlation(loss, score))
         title = f"{script}.py\nrank correlation {np.mean(correlations):.2f}"
         axis.set_title(title, fontsize=10)
