@@ -77,7 +77,11 @@ CLOSED_SEEDS = [11, 12, 13, 14, 15]
 SMALL = "--num-updates 5000 --eval-episodes 500"
 DISTURBED = f"--demo-env-id LaneChange-v0 --expert experts.driving:prefers_left {SMALL}"
 MANY_LABELS = (
-    ["dagger --num-rounds 0 --num-demos 40", "dagger --num-rounds 15 --episodes-per-round 2"],
+    [
+        "dagger --num-rounds 0 --num-demos 40",
+        "dagger --num-rounds 15 --episodes-per-round 2",
+        "hg_dagger --num-rounds 15 --episodes-per-round 2",
+    ],
     CLOSED_SEEDS[:3],
 )
 CLOSED = {
