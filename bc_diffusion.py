@@ -17,13 +17,14 @@ Differences from the paper:
 - Chunks of actions are off by default (receding horizon: --horizon 16 --action-horizon 8).
 - The network is an MLP that sees one observation, and sqrt(abar_t), sqrt(1 - abar_t) for t.
 - f predicts x_0, clipped to [-1, 1] in (3), and not eps (--predict-noise: plain squared error).
-- Eight steps at test time, denser where there is little noise.
+- 50 steps in training, eight at test time, denser where there is little noise.
+- The upper bound of the weight in (2) is 20; that of Hang et al. is 5.
 - --fine-modes adds Fourier features of x_t (https://arxiv.org/abs/2006.10739), draws t more often
   where there is little noise, and bounds the weight in (2) by 100: for modes close together.
 
 At test time (4) draws a chunk of `horizon` actions; the first `action_horizon` are executed.
 
-    python bc_diffusion.py --env-id Hopper-v4  # 3729 ± 19 over 5 seeds
+    python bc_diffusion.py --env-id Hopper-v4  # 3729 ± 21 over 5 seeds
 """
 
 import argparse

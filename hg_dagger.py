@@ -26,7 +26,7 @@ Differences from the paper:
 
 `--resume RUN` continues a run that was stopped.
 
-    python hg_dagger.py --env-id Hopper-v4 --num-demos 1 --label-every 10  # 3700 ± 32 over 3 seeds
+    python hg_dagger.py --env-id Hopper-v4 --num-demos 1 --label-every 10  # 3700 ± 39 over 3 seeds
 """
 
 import argparse

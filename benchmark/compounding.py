@@ -11,8 +11,8 @@ horizon T. With errors that do not compound both grow with T; where one mistake 
 mistakes grow with T squared (Ross & Bagnell 2010, Theorem 2.1; Ross et al. 2011, Section 2).
 
 `python -m benchmark.report` writes the README's table. A slope is fitted to the mean over all
-episodes, at the horizons where there are mistakes. Its interval, for two seeds and more, is a 95%
-bootstrap over the seeds and the episodes of each, without the samples that have no slope.
+episodes, at the horizons where there are mistakes, if these are at least MIN_HORIZONS. Its interval
+is a 95% bootstrap over the seeds and the episodes of each, given where each sample has a slope.
 """
 
 import json
@@ -31,6 +31,7 @@ from benchmark.run import ROOT, Machines, results_of, run_missing, trained
 
 NUM_EPISODES = 50
 HORIZONS = [10, 20, 50, 100, 200, 500, 1000]
+MIN_HORIZONS = 4  # with mistakes, for a slope
 TOLERANCE = 0.5  # standard deviations
 BIN = 20  # steps over which an error is averaged in time
 SEEDS = [31, 32, 33]
@@ -129,15 +130,18 @@ def mistakes_of(results):
 
 
 def slope(made):
-    """Of log mistakes against log T, by least squares where there are any; NaN if at one T only."""
+    """Of log mistakes against log T, by least squares where there are any; NaN if at too few T."""
     some = made > 0
-    if some.sum() < 2:
+    if some.sum() < MIN_HORIZONS:
         return np.nan
     return float(np.polyfit(np.log(np.array(HORIZONS)[some]), np.log(made[some]), 1)[0])
 
 
 def slope_interval(made, num_samples=1000):
-    """The middle 95% of the slopes for seeds redrawn, and episodes redrawn within each."""
+    """The middle 95% of the slopes for seeds redrawn, and episodes redrawn within each.
+
+    NaN where a sample has no slope: the others would be those with the most mistakes.
+    """
     rng = np.random.default_rng(0)
     num_seeds, num_episodes, _ = made.shape
     slopes = []
@@ -145,9 +149,7 @@ def slope_interval(made, num_samples=1000):
         seeds = rng.integers(num_seeds, size=(num_seeds, 1))
         episodes = rng.integers(num_episodes, size=(num_seeds, num_episodes))
         slopes.append(slope(made[seeds, episodes].mean(axis=(0, 1))))
-    if np.isnan(slopes).all():
-        return np.nan, np.nan
-    return np.nanquantile(slopes, [0.025, 0.975])
+    return np.quantile(slopes, [0.025, 0.975])
 
 
 def label_of(row):

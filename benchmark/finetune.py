@@ -5,11 +5,11 @@
     python -m benchmark.finetune --only-draw  # what is there
 
 The actor of PPO begins as the clone of one or of four demonstrations, with the same mean of the
-actions. With the settings that are usual from scratch ("--as-from-scratch") PPO explores so widely
-that a clone falls, takes large steps, and follows a critic that knows nothing yet. So a clone
-explores with a small deviation and changes with a small learning rate, and for the first WARM_UP
-steps only the critic is trained. Observations are standardised as the clone does it; from scratch
-by their running mean and variance, as is usual. All else is the same.
+actions. With its settings from scratch ("--as-from-scratch") PPO explores so widely that a clone
+falls, takes large steps, and follows a critic that knows nothing yet. So a clone explores with a
+small deviation and changes with a small learning rate, and for the first WARM_UP steps only the
+critic is trained. Observations are standardised as the clone does it; from scratch by their running
+mean and variance, as is usual. All else is the same.
 
 PPO is Stable-Baselines3's, https://github.com/DLR-RM/stable-baselines3.
 """
@@ -43,7 +43,7 @@ ROUND = 2048  # steps of all environments between PPO's updates
 NUM_STEPS = 144 * ROUND
 WARM_UP = 24 * ROUND  # in which only the critic of a clone is trained
 CRITIC_LEARNING_RATE = 3e-4
-USUAL = dict(learning_rate=3e-4, sigma=0.6)  # of the actor from scratch; sigma of each action
+FROM_SCRATCH = dict(learning_rate=3e-4, sigma=0.6)  # of the actor; sigma of each action
 CAREFUL = dict(learning_rate=1e-5, sigma=0.05)  # of a clone
 EVAL_EVERY = 12 * ROUND
 EVAL_EPISODES = 10
@@ -172,7 +172,7 @@ def measure(env_id, row, seed):
     torch.set_num_threads(1)
     _, num_demos, *flags = row.split()
     is_careful = num_demos != "scratch" and "--as-from-scratch" not in flags
-    settings = CAREFUL if is_careful else USUAL
+    settings = CAREFUL if is_careful else FROM_SCRATCH
     warm_up = WARM_UP if is_careful else 0
     ppo = make_ppo(env_id, seed, **settings)
     envs = bc_gaussian.make_envs(bc_gaussian.Args(env_id=env_id), EVAL_EPISODES)

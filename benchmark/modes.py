@@ -28,7 +28,7 @@ SCRIPTS = {
     "bc_flow": "flow matching",
 }
 NUM_ROLLOUTS = 100
-SEED = 1
+SEED = 4  # the first of the table
 
 
 def act_of(script):

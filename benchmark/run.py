@@ -122,7 +122,7 @@ CLOSED = {
             f"dagger --num-rounds 0 {DISTURBED}",
             f"dagger --num-rounds 0 --num-demos 200 {DISTURBED}",
             f"dagger --episodes-per-round 20 {DISTURBED}",
-            f"hg_dagger --episodes-per-round 20 --gate-threshold 1 --gate-steps 1 {DISTURBED}",
+            f"hg_dagger --episodes-per-round 20 --gate-threshold 1.5 --gate-steps 1 {DISTURBED}",
         ],
         CLOSED_SEEDS,
     ),

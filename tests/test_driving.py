@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+import bc_mse
 import experts
-from experts.driving import DrivingEnv, DrivingExpert
+from benchmark.run import CLOSED
+from experts.driving import DrivingEnv, DrivingExpert, prefers_left
 
 
 def drive(env, action, **options):
@@ -193,3 +195,17 @@ def test_an_action_that_is_not_finite_is_refused():
     env.reset(seed=0)
     with pytest.raises(ValueError, match="finite"):
         env.step(np.array([np.nan, 0.0]))
+
+
+def test_the_drivers_noise_alone_opens_the_gate_of_the_benchmark_in_about_five_percent_of_steps():
+    rows, _ = CLOSED["LaneChangeDisturbed-v0"]
+    gated = next(row for row in rows if row.startswith("hg_dagger"))
+    assert "--gate-steps 1 " in gated
+    threshold = float(gated.split("--gate-threshold ")[1].split()[0])
+
+    envs = bc_mse.make_envs(bc_mse.Args(env_id="LaneChange-v0"), 10)
+    demos = bc_mse.rollout(envs, prefers_left, 10, seed=0)
+    std = np.concatenate([demo.actions for demo in demos]).std(axis=0)
+    draws = prefers_left(np.tile(np.float32([0.5, 0, 0, 0]), (10_000, 1)))
+    distance = np.sqrt(np.square((draws - draws.mean(axis=0)) / std).mean(axis=1))
+    assert np.mean(distance > threshold) == pytest.approx(0.05, abs=0.01)

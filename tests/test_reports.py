@@ -164,6 +164,19 @@ def test_the_slope_is_the_power_of_the_horizon_and_its_interval_follows_the_seed
     np.testing.assert_allclose(compounding.slope_interval(of_episodes), [1, 2])
 
 
+def test_a_slope_needs_four_horizons_with_mistakes_and_its_interval_needs_them_in_each_sample():
+    late = np.where(np.arange(7) < 4, 0.0, 1.0)  # at three horizons
+    earlier = np.where(np.arange(7) < 3, 0.0, 1.0)
+    assert np.isnan(compounding.slope(late))
+    assert compounding.slope(earlier) == pytest.approx(0)
+    made = np.stack([late, earlier])[:, None]  # some samples are all of the first seed
+    assert np.isnan(compounding.slope_interval(made)).all()
+    assert report.slope_of(np.zeros((2, 1, 7))) == "no mistakes"
+    assert report.slope_of(made[:1]) == "too few"
+    assert report.slope_of(made) == "0.3"
+    assert report.slope_of(made[1:].repeat(2, axis=0)) == "0.0 (0.0 to 0.0)"
+
+
 def test_the_mistakes_of_all_seeds_are_seeds_by_episodes_by_horizons():
     results = []
     for seed in range(2):
