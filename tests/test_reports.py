@@ -150,6 +150,20 @@ def test_the_error_by_time_is_that_of_the_episodes_that_still_run():
     assert compounding.by_time([short, long], 3 * n) == [2.0, 5.0, None]
 
 
+def test_cloning_is_compared_on_whole_demonstrations_and_on_scattered_labels():
+    for env_id, whole, scattered in (
+        ("Hopper-v4", (3, 1), (30, 10)),
+        ("Walker2d-v4", (4, 1), (20, 5)),
+        ("Ant-v4", (40, 1), (40, 1)),
+    ):
+        for is_scattered, expected in ((False, whole), (True, scattered)):
+            results = report.closed_results(env_id, "dagger", True, is_scattered)
+            found = {(r["args"]["num_demos"], r["args"]["label_every"]) for r in results}
+            assert found == {expected}
+    rounds = report.closed_results("Hopper-v4", "dagger")
+    assert {len(result["rounds"]) for result in rounds} == {11}
+
+
 def test_the_slope_is_the_power_of_the_horizon_and_its_interval_follows_the_seeds():
     horizons = np.array(compounding.HORIZONS)
     for power in (1, 2):
