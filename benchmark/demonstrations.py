@@ -3,7 +3,7 @@
     python -m benchmark.demonstrations
 
 Draws benchmark/figures/demonstrations.png from the committed results of
-`python -m benchmark.run --grid demonstrations`. The bands reach from the worst to the best seed; in
+`python -m benchmark.run --grid demonstrations`. The bars reach from the worst to the best seed; in
 the last panel they are the 95% interval of the interquartile mean over the five tasks.
 """
 
@@ -44,19 +44,17 @@ def main():
         curves = [curve_of_task(env_id, script) for env_id in LOCOMOTION]
         curves.append(curve_of_all(script))
         for axis, curve in zip(axes.flat, curves, strict=True):
-            if len(curve) < 2:  # most scripts have been run with one number only
+            if not curve:
                 continue
             num_demos, score, low, high = np.array(curve).T
-            axis.plot(
-                num_demos, score, "o-", color=f"C{number}", markersize=4, label=f"{script}.py"
-            )
-            axis.fill_between(num_demos, low, high, color=f"C{number}", alpha=0.15)
+            x = np.searchsorted(NUM_DEMOS, num_demos) + 0.1 * (number - 2.5)  # beside each other
+            axis.plot(x, score, "o", color=f"C{number}", markersize=5, label=f"{script}.py")
+            axis.vlines(x, low, high, color=f"C{number}", linewidth=1.5)
 
     for axis, title in zip(axes.flat, [*LOCOMOTION, "all five: interquartile mean"], strict=True):
         axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
-        axis.set(xscale="log", xlim=(0.9, 28), ylim=(-0.05, 1.1), title=title)
-        axis.set_xticks(NUM_DEMOS, [str(num_demos) for num_demos in NUM_DEMOS])
-        axis.minorticks_off()
+        axis.set(xlim=(-0.5, len(NUM_DEMOS) - 0.5), ylim=(-0.05, 1.1), title=title)
+        axis.set_xticks(range(len(NUM_DEMOS)), [str(num_demos) for num_demos in NUM_DEMOS])
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[1]:
         axis.set_xlabel("demonstrations")
