@@ -259,7 +259,7 @@ def slope_of(made):
     if not made.any():
         return "no mistakes"
     if np.isnan(slope):
-        return "too few"
+        return "too few horizons"
     low, high = compounding.slope_interval(made)
     if len(made) == 1 or np.isnan(low):
         return f"{slope:z.1f}"

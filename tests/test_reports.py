@@ -186,7 +186,7 @@ def test_a_slope_needs_four_horizons_with_mistakes_and_its_interval_needs_them_i
     made = np.stack([late, earlier])[:, None]  # some samples are all of the first seed
     assert np.isnan(compounding.slope_interval(made)).all()
     assert report.slope_of(np.zeros((2, 1, 7))) == "no mistakes"
-    assert report.slope_of(made[:1]) == "too few"
+    assert report.slope_of(made[:1]) == "too few horizons"
     assert report.slope_of(made) == "0.3"
     assert report.slope_of(made[1:].repeat(2, axis=0)) == "0.0 (0.0 to 0.0)"
 
