@@ -393,17 +393,18 @@ def closed_results(env_id, script, is_cloning=False, is_scattered=False):
 
 
 def locomotion():
-    """Cloning with about as many labels as DAgger or more, and DAgger, for five tasks together."""
-    compared = [  # name, is_cloning, is_scattered
-        ("cloning, all labels of its demonstrations", True, False),
-        ("cloning, scattered labels on Hopper and Walker2d", True, True),
-        ("DAgger", False, False),
+    """Five tasks together: cloning with about as many labels as DAgger or more, and the DAggers."""
+    compared = [  # name, script, is_cloning, is_scattered
+        ("cloning, all labels of its demonstrations", "dagger", True, False),
+        ("cloning, scattered labels on Hopper and Walker2d", "dagger", True, True),
+        ("DAgger", "dagger", False, False),
+        ("HG-DAgger", "hg_dagger", False, False),
     ]
     lines = []
     for name, *which in compared:
         tasks = []
         for env_id in LOCOMOTION:
-            tasks.append(scores_of(env_id, closed_results(env_id, "dagger", *which)))
+            tasks.append(scores_of(env_id, closed_results(env_id, *which)))
         score, low, high = bootstrap(tasks)
         lines.append(
             f"| {name} | {even(tasks).mean():.3f} | {score:.3f} ({low:.3f} to {high:.3f}) "
@@ -429,7 +430,7 @@ def claims():
     gaussian_mean = success("LaneChange-v0", "bc_gaussian")
     gaussian_draws = success("LaneChange-v0", "bc_gaussian --stochastic")
     robots = ["Hopper-v4", "Walker2d-v4", "Humanoid-v4"]
-    gated = ["Hopper-v4", "Walker2d-v4", "LaneChangeDisturbed-v0"]
+    gated = [*robots, "LaneChangeDisturbed-v0"]
     cloning = "; ".join(closed_loop(env_id, "dagger", is_cloning=True) for env_id in robots)
     dagger = "; ".join(closed_loop(env_id, "dagger") for env_id in robots)
     hg_dagger = "; ".join(closed_loop(env_id, "hg_dagger") for env_id in gated)
