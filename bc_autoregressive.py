@@ -12,7 +12,7 @@ is a robot policy over bins. The soft labels q are those of Imani & White, "Impr
 Performance with Distributional Losses", 2018 (https://arxiv.org/abs/1806.04613).
 
 Differences from the papers:
-- Metz et al. learn values. Later dimensions see a_d only as a sum of embeddings, weighted by q_d.
+- Metz et al. learn values. Here later dimensions see a_d as a sum of embeddings, weighted by q_d.
 - The bins reach three bandwidths beyond the demonstrations, so that q is symmetric at their bounds.
 
 Discrete and MultiDiscrete action spaces need no bins: q is one-hot, the policy a Categorical.

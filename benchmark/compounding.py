@@ -12,7 +12,7 @@ mistakes grow with T squared (Ross & Bagnell 2010, Theorem 2.1; Ross et al. 2011
 
 `python -m benchmark.report` writes the README's table. A slope is fitted to the mean over all
 episodes, at the horizons where there are mistakes, if these are at least MIN_HORIZONS. Its interval
-is a 95% bootstrap over the seeds and the episodes of each, given where each sample has a slope.
+is a 95% bootstrap over two seeds or more and the episodes of each, if each sample has a slope.
 """
 
 import json
@@ -140,10 +140,12 @@ def slope(made):
 def slope_interval(made, num_samples=1000):
     """The middle 95% of the slopes for seeds redrawn, and episodes redrawn within each.
 
-    NaN where a sample has no slope: the others would be those with the most mistakes.
+    NaN for a single seed, and where a sample has no slope: those that have one made more mistakes.
     """
-    rng = np.random.default_rng(0)
     num_seeds, num_episodes, _ = made.shape
+    if num_seeds == 1:
+        return np.nan, np.nan
+    rng = np.random.default_rng(0)
     slopes = []
     for _ in range(num_samples):
         seeds = rng.integers(num_seeds, size=(num_seeds, 1))

@@ -41,6 +41,7 @@ from benchmark.scores import (
 
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 NUM_MODES = {"LaneChange-v0": 2, "Slalom-v0": 8}
+AGGREGATES = ["mean", "interquartile mean (95% interval)", "runs"]
 RATE_IDS = ["LaneChange-v0", "LaneChange10Hz-v0"]
 
 
@@ -104,6 +105,13 @@ def offline():
     return table([*header, "modes", "labels", "n"], lines)
 
 
+def aggregated(tasks):
+    """The cells of AGGREGATES, for the normalised returns of the runs of each task."""
+    score, low, high = bootstrap(tasks)
+    mean = even(tasks).mean()
+    return f"{mean:.3f} | {score:.3f} ({low:.3f} to {high:.3f}) | {sum(map(len, tasks))}"
+
+
 def demonstration_scores(env_id, script, num_demos):
     """Normalised returns of the seeds that were run, or an empty array."""
     _, seeds = DEMONSTRATIONS[env_id]
@@ -116,20 +124,12 @@ def demonstrations():
     for script in SCRIPTS:
         for num_demos in NUM_DEMOS:
             tasks = [demonstration_scores(env_id, script, num_demos) for env_id in LOCOMOTION]
-            if not any(map(len, tasks)):
+            if not all(map(len, tasks)):
                 continue
-            cells = [ranged(task) if len(task) else "" for task in tasks]
-            aggregate = " | "
-            if all(map(len, tasks)):
-                score, low, high = bootstrap(tasks)
-                aggregate = f"{even(tasks).mean():.3f} | {score:.3f} ({low:.3f} to {high:.3f})"
-            lines.append(
-                f"| `{script}.py` | {num_demos} | {' | '.join(cells)} "
-                f"| {aggregate} | {sum(map(len, tasks))} |"
-            )
+            cells = [*map(ranged, tasks), aggregated(tasks)]
+            lines.append(f"| `{script}.py` | {num_demos} | {' | '.join(cells)} |")
     tasks = [f"`{env_id}`" for env_id in LOCOMOTION]
-    header = ["script", "demonstrations", *tasks, "mean", "interquartile mean (95% interval)"]
-    return table([*header, "runs"], lines)
+    return table(["script", "demonstrations", *tasks, *AGGREGATES], lines)
 
 
 def mass():
@@ -255,13 +255,13 @@ def rates():
 
 def slope_of(made):
     """The power of T with which mistakes (seeds, episodes, horizons) grow, and its interval."""
-    slope = compounding.slope(made.mean(axis=(0, 1)))
     if not made.any():
         return "no mistakes"
+    slope = compounding.slope(made.mean(axis=(0, 1)))
     if np.isnan(slope):
         return "too few horizons"
     low, high = compounding.slope_interval(made)
-    if len(made) == 1 or np.isnan(low):
+    if np.isnan(low):
         return f"{slope:z.1f}"
     return f"{slope:z.1f} ({low:z.1f} to {high:z.1f})"  # z: never -0.0
 
@@ -405,12 +405,8 @@ def locomotion():
         tasks = []
         for env_id in LOCOMOTION:
             tasks.append(scores_of(env_id, closed_results(env_id, *which)))
-        score, low, high = bootstrap(tasks)
-        lines.append(
-            f"| {name} | {even(tasks).mean():.3f} | {score:.3f} ({low:.3f} to {high:.3f}) "
-            f"| {sum(map(len, tasks))} |"
-        )
-    return table(["policy", "mean", "interquartile mean (95% interval)", "runs"], lines)
+        lines.append(f"| {name} | {aggregated(tasks)} |")
+    return table(["policy", *AGGREGATES], lines)
 
 
 def closed_loop(env_id, script, is_cloning=False):

@@ -170,11 +170,12 @@ def test_the_slope_is_the_power_of_the_horizon_and_its_interval_follows_the_seed
         assert compounding.slope(1e-3 * horizons**power) == pytest.approx(power)
         same = np.broadcast_to(1e-3 * horizons**power, (3, 4, len(horizons)))
         np.testing.assert_allclose(compounding.slope_interval(same), power)
+        assert np.isnan(compounding.slope_interval(same[:1])).all()
     assert np.isnan(compounding.slope(np.zeros(len(horizons))))
     assert np.isnan(compounding.slope_interval(np.zeros((2, 3, len(horizons))))).all()
     of_seeds = np.stack([1e-3 * horizons, 1e-3 * horizons**2.0])[:, None]
     np.testing.assert_allclose(compounding.slope_interval(of_seeds), [1, 2])
-    of_episodes = of_seeds.swapaxes(0, 1)
+    of_episodes = of_seeds.swapaxes(0, 1).repeat(2, axis=0)  # two seeds that are the same
     np.testing.assert_allclose(compounding.slope_interval(of_episodes), [1, 2])
 
 
