@@ -2,34 +2,30 @@
 
     pi(a|s) = sum_k w_k(s) N(a; mu_k(s), diag sigma_k(s)^2)                             (1)
     L = E_(s, a) -log pi(a|s)                                                           (2)
-    a <- sum_k r_k mu_k(s),   r_k ∝ w_k(s) N(a; mu_k(s), diag sigma_k(s)^2)             (3)
+    to act:  k ~ w(s),  a = mu_k(s)                                                     (3)
 
 Bishop, "Mixture Density Networks", 1994 (https://publications.aston.ac.uk/id/eprint/373/). In
 imitation learning it is the GMM policy of Mandlekar et al., "What Matters in Learning from Offline
 Human Demonstrations for Robot Manipulation", 2021 (https://arxiv.org/abs/2108.03298).
 
+(1) is the density that is trained. `act` is sharper (3): it draws a component and returns its mean,
+clipped to the bounds, as Mandlekar et al. do. A draw from (1) would add noise of size sigma.
+
 Differences from the papers:
-- Each dimension has a sigma of its own; Bishop's kernels have one for all.
-- Actions are standardised, and sigma has a floor in their units, which keeps a component from
-  shrinking onto a single demonstration.
+- Each dimension has its own sigma; Bishop's kernels have one sigma for all dimensions.
+- Actions are standardised. sigma has a floor: no component can shrink onto one demonstration.
 - The means start apart, because components that start together stay together.
+- AdamW; the learning rate warms up and then falls to zero. The last policy is kept.
 
-At test time a component is drawn by its weight, and its mean takes one step (3) towards the mode
-that it belongs to, which several may share: a mean-shift step, where all sigma are equal.
-
-    python bc_mog.py --env-id Hopper-v4  # 3716 ± 42 over 5 seeds
+    python bc_mog.py --env-id Hopper-v4  # return XXXX; deviation between 5 seeds XX
 """
 
-import argparse
 import json
 import math
-import re
-import signal
 import sys
 import time
 from collections import Counter, namedtuple
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -39,8 +35,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from gymnasium.utils.save_video import save_video
+from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -51,11 +47,11 @@ from experts import load_expert
 class Args:
     # --- Task and demonstrations ---
     env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
-    num_envs: int = 25  # environments stepped side by side
+    num_envs: int = 25  # environments that play at the same time
     max_episode_steps: int | None = None  # None: the environment's own limit
-    num_demos: int = 10  # expert episodes to learn from; a tenth as many on top are held out
+    num_demos: int = 10  # expert episodes to learn from, plus 10% held out
     expert: str | None = None  # your own expert, as module:callable
-    dataset: str | None = None  # a local Minari data set to learn from, in place of an expert
+    dataset: str | None = None  # a local Minari data set, in place of an expert
     # --- Training ---
     seed: int = 0  # of demonstrations, network, batches and evaluation
     num_updates: int = 20_000  # gradient steps
@@ -64,52 +60,39 @@ class Args:
     hidden_dim: int = 256  # width of the hidden layers
     device: Literal["cpu", "cuda"] = "cpu"  # cuda is faster for much larger networks only
     # --- Evaluation and output ---
-    eval_every: int = 10_000  # updates between evaluations, one episode in each environment
+    eval_every: int = 10_000  # updates between evaluations, one episode per environment
     eval_episodes: int = 50  # episodes of the final evaluation
     capture_video: bool = False  # record three episodes of the final policy
-    checkpoint: str | None = None  # evaluate this policy.safetensors; do not train
+    checkpoint: str | None = None  # evaluate this policy.safetensors, without training
     run_dir: str = "runs"  # each run makes its own directory in here
     # --- Mixture of Gaussians ---
     num_components: int = 5  # K
     min_std: float = 0.3  # floor of sigma, in standard deviations of the demonstrated actions
 
     def __post_init__(self):  # tyro shows what is raised here as a usage error
-        sizes = ["num_envs", "num_demos", "num_updates", "batch_size", "hidden_dim"]
-        for name in [*sizes, "eval_every", "eval_episodes"]:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
-        if self.max_episode_steps is not None and self.max_episode_steps < 1:
-            raise ValueError("max_episode_steps must be at least 1")
-        if self.seed < 0:
-            raise ValueError("seed must be at least 0")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError("learning_rate must be above 0")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device cuda: PyTorch finds none; use cpu")
-        if self.num_components < 1:
-            raise ValueError("num_components must be at least 1")
-        if not 0 < self.min_std < math.inf:
-            raise ValueError("min_std must be above 0")
+        for name, value in vars(self).items():
+            if type(value) in (int, float) and name != "seed" and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0")
 
 
 class Policy(nn.Module):
     """pi(a|s). Statistics of the demonstrations are buffers, so that a saved policy is complete."""
 
-    def __init__(self, obs_space, action_space, hidden_dim=256, num_components=5, min_std=0.3):
+    def __init__(self, obs_space, action_space, args):
         super().__init__()
         obs_dim = obs_space.shape[0]
         act_dim = action_space.shape[0]
-        self.K = num_components
+        self.K = args.num_components
         self.D = act_dim
-        self.min_std = min_std
+        self.min_std = args.min_std
         self.net = nn.Sequential(
-            nn.Linear(obs_dim, hidden_dim),
+            nn.Linear(obs_dim, args.hidden_dim),
             nn.GELU(),
-            nn.Linear(hidden_dim, hidden_dim),
+            nn.Linear(args.hidden_dim, args.hidden_dim),
             nn.GELU(),
-            nn.Linear(hidden_dim, self.K + 2 * self.K * self.D),  # w, mu and sigma
+            nn.Linear(args.hidden_dim, self.K + 2 * self.K * self.D),  # w, mu and sigma
         )
-        nn.init.normal_(self.net[-1].bias[self.K : self.K + self.K * self.D])  # mu
+        nn.init.normal_(self.net[-1].bias[self.K : self.K + self.K * self.D])  # mu, apart
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
         self.register_buffer("action_mean", torch.zeros(act_dim))
@@ -123,6 +106,7 @@ class Policy(nn.Module):
 
     def forward(self, obs):
         """The mixture over standardised actions: log w (B, K), mu (B, K, D), sigma (B, K, D)."""
+        # The clamp bounds inputs that the demonstrations hardly vary, and the policy's states do.
         obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
         sizes = [self.K, self.K * self.D, self.K * self.D]
         logits, mu, raw_sigma = self.net(obs).split(sizes, dim=-1)
@@ -130,17 +114,14 @@ class Policy(nn.Module):
         sigma = self.min_std + F.softplus(raw_sigma).unflatten(-1, (self.K, self.D))
         return F.log_softmax(logits, dim=-1), mu, sigma
 
-    def log_joint(self, standardised, log_w, mu, sigma):
-        """log w_k N(a; mu_k, diag sigma_k^2) (B, K) of standardised actions (B, D), + constant."""
-        z = (standardised[:, None] - mu) / sigma  # (B, K, D)
-        return log_w - (0.5 * z.square() + sigma.log()).sum(-1)
-
     def log_prob(self, obs, actions):
         """log pi(a|s) (B,) in nats, for actions (B, D) in the environment's units."""
+        log_w, mu, sigma = self(obs)
         standardised = (actions - self.action_mean) / self.action_std
-        log_sum = self.log_joint(standardised, *self(obs)).logsumexp(-1)
-        constant = 0.5 * self.D * math.log(2 * math.pi) + self.action_std.log().sum()
-        return log_sum - constant  # (1)
+        z = (standardised[:, None] - mu) / sigma  # (B, K, D)
+        log_normal = -0.5 * z.square() - sigma.log() - 0.5 * math.log(2 * math.pi)
+        log_mixture = (log_w + log_normal.sum(-1)).logsumexp(-1)  # (1)
+        return log_mixture - self.action_std.log().sum()
 
     def loss(self, obs, actions):
         return -self.log_prob(obs, actions).mean()  # (2)
@@ -149,137 +130,124 @@ class Policy(nn.Module):
     def act(self, obs):
         """Like an expert, from numpy to numpy: obs (N, obs_dim) to actions (N, act_dim)."""
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
-        log_w, mu, sigma = self(obs)
+        log_w, mu, _ = self(obs)
         k = torch.multinomial(log_w.exp(), 1).squeeze(-1)  # (N,)
-        drawn = mu[torch.arange(len(mu)), k]  # (N, D)
-        r = self.log_joint(drawn, log_w, mu, sigma).softmax(-1)  # (N, K)
-        shifted = (r[:, :, None] * mu).sum(1)  # (3)
-        actions = self.action_mean + self.action_std * shifted
+        standardised = mu[torch.arange(len(mu)), k]  # (3)
+        actions = self.action_mean + self.action_std * standardised
         return actions.clamp(self.action_low, self.action_high).cpu().numpy()
 
 
 def mean_and_std(x):
-    """For standardising x (T, dim); a dimension that is constant is only centred."""
+    """For standardising x (T, dim). Constant dimensions keep scale 1."""
     x = x.double()
     std = x.std(0, correction=0)
     std = torch.where(std > 1e-6, std, 1.0)
     return x.mean(0).float(), std.float()
 
 
-def fail(message):
-    """End with a message on standard error and exit status 2, which stands for wrong input."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+def train(args, policy, demos, held_out, envs, writer):
+    """Fit the policy to the demonstrations, and log how it does on the way."""
+    obs, actions = to_tensors(demos, args.device)
+    held_out = [x[:10_000] for x in to_tensors(held_out, args.device)]  # enough for its mean
+    policy.set_statistics(obs, actions)
+    optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=0.01, fused=True)
+
+    progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
+    for update in progress:
+        # A rate that falls to zero averages over batches, so that the last policy can be kept.
+        fraction = update / args.num_updates
+        warm_up = fraction / 0.05
+        cosine = 0.5 * (1 + math.cos(math.pi * fraction))
+        optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
+        batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
+        loss = policy.loss(obs[batch], actions[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+        if update % 500 == 0:
+            with torch.no_grad():
+                writer.add_scalar("loss/held_out", policy.loss(*held_out), update)
+            writer.add_scalar("loss/train", loss, update)
+            progress.set_description(f"loss {loss:.3f}", refresh=False)
+        if update % args.eval_every == 0 and update < args.num_updates:
+            return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
+            writer.add_scalar("eval/return", return_mean, update)
+            progress.set_postfix(last_return=f"{return_mean:.2f}")
 
 
 def make_envs(args, num_envs, **kwargs):
-    """Environments stepped side by side, with flat observations and continuous actions."""
-    name = f"--env-id {args.env_id}"
-    limit = args.max_episode_steps
-    try:
-        envs = gym.make_vec(args.env_id, num_envs, "sync", max_episode_steps=limit, **kwargs)
-    except (gym.error.Error, ImportError) as error:
-        fail(f"{name} cannot be made: {error}")
-    obs_space = envs.single_observation_space
-    action_space = envs.single_action_space
-    if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
-        fail(f"{name} has observations {obs_space}; a flat Box is needed")
-    if not isinstance(action_space, gym.spaces.Box) or len(action_space.shape) != 1:
-        fail(
-            f"{name} has actions {action_space}; a flat Box is needed.\n"
-            "bc_autoregressive.py takes Discrete and MultiDiscrete actions."
-        )
-    if envs.envs[0].spec.max_episode_steps is None:
-        fail(f"{name} does not limit its episodes; give --max-episode-steps")
+    """A list of environments with flat, continuous observations and actions."""
+    kwargs["max_episode_steps"] = args.max_episode_steps
+    envs = [gym.make(args.env_id, **kwargs) for _ in range(num_envs)]
+    for space in (envs[0].observation_space, envs[0].action_space):
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise gym.error.Error(f"{args.env_id} has a space {space}; a flat Box is needed")
+    if envs[0].spec.max_episode_steps is None:
+        raise gym.error.Error(f"{args.env_id} has no time limit; give --max-episode-steps")
     return envs
 
 
 Episode = namedtuple("Episode", "obs actions rewards info")
 
 
-def rollout(envs, act, num_episodes, seed, title=None):
-    """Play whole episodes; number k starts from the seed `seed + k`."""
+def rollout(envs, act, num_episodes, seed):
+    """Play whole episodes, one per environment at a time. Episode k has the seed `seed + k`."""
     episodes = []
-    progress = tqdm(desc=title, unit=" steps", leave=False, disable=None)
+    progress = tqdm(total=num_episodes, unit=" episodes", leave=False, disable=None)
     while len(episodes) < num_episodes:
-        obs, _ = envs.reset(seed=seed + len(episodes))  # environment i gets this seed + i
-        running = np.ones(envs.num_envs, dtype=bool)
-        last_infos = [{} for _ in range(envs.num_envs)]
-        steps = []
-
-        # An environment that is done starts over, unrecorded, until the whole batch is done.
+        first = len(episodes)
+        obs = np.stack([env.reset(seed=seed + first + i)[0] for i, env in enumerate(envs)])
+        running = first + np.arange(len(envs)) < num_episodes
+        steps = [[] for _ in envs]
+        infos = [{} for _ in envs]
         while running.any():
-            actions = np.array(act(obs.copy()))  # copies, in case an expert reuses its arrays
-            if actions.shape != envs.action_space.shape:
-                fail(f"actions of shape {envs.action_space.shape} are needed, not {actions.shape}")
-            next_obs, rewards, terminated, truncated, infos = envs.step(actions)
-            steps.append((obs, actions, rewards, running))
-            progress.update(int(running.sum()))
-            done = running & (terminated | truncated)
-            for i in np.flatnonzero(done):
-                for key in ("is_success", "mode"):
-                    if isinstance(infos.get(key), np.ndarray) and infos[f"_{key}"][i]:
-                        last_infos[i][key] = infos[key][i]
-            running = running & ~done
-            obs = next_obs
-
-        obs, actions, rewards, recorded = (np.stack(column) for column in zip(*steps, strict=True))
-        for i in range(envs.num_envs):
-            mask = recorded[:, i]  # the steps of this environment's first episode
-            columns = obs[mask, i], actions[mask, i], rewards[mask, i]
-            episodes.append(Episode(*columns, last_infos[i]))
-    progress.close()
-    return episodes[:num_episodes]
-
-
-def read_dataset(args, num_episodes):
-    """The first episodes of a local Minari data set."""
-    try:
-        import minari
-
-        dataset = minari.load_dataset(args.dataset)
-    except ImportError:
-        fail("--dataset needs Minari: pip install 'minari[hdf5]'")
-    except (OSError, ValueError) as error:
-        fail(f"--dataset {args.dataset} cannot be read: {error}")
-    if dataset.total_episodes < num_episodes:
-        fail(
-            f"--dataset {args.dataset} has {dataset.total_episodes} episodes, and {num_episodes} "
-            "are needed; lower --num-demos"
-        )
-    episodes = dataset.iterate_episodes(dataset.episode_indices[:num_episodes])
-    return [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in episodes]
-
-
-def collect_demonstrations(args, num_episodes):
-    """Whole episodes of the expert, or of a data set in its place."""
-    envs = make_envs(args, min(args.num_envs, num_episodes))
-    if args.dataset:
-        episodes = read_dataset(args, num_episodes)
-    else:
-        try:
-            expert = load_expert(args.env_id, args.expert, args.seed)
-        except gym.error.Error as error:
-            fail(error)
-        seed = 1_000_000 * args.seed
-        episodes = rollout(envs, expert, num_episodes, seed, "demonstrations")
-    for number, episode in enumerate(episodes):
-        check_data(envs, episode.obs, episode.actions, f"demonstration {number}")
+            # Copies, in case an expert reuses its arrays or an environment changes its action.
+            actions = np.array(act(obs.copy()))
+            for i in np.flatnonzero(running):
+                action = actions[i].copy()
+                next_obs, reward, terminated, truncated, infos[i] = envs[i].step(action)
+                steps[i].append((obs[i].copy(), actions[i], reward))
+                obs[i] = next_obs
+                if terminated or truncated:
+                    running[i] = False
+                    progress.update()
+        for episode, info in zip(steps, infos, strict=True):
+            if episode:  # the last batch may need fewer environments
+                episodes.append(Episode(*map(np.array, zip(*episode, strict=True)), info))
     return episodes
 
 
-def check_data(envs, obs, actions, source):
-    """Refuse observations and actions from which nothing can be learned."""
-    obs_dim = envs.single_observation_space.shape[0]
-    if obs.shape[1:] != (obs_dim,) or not np.isfinite(obs).all():
-        fail(f"{source} has observations that are not {obs_dim} finite numbers")
-    action_space = envs.single_action_space
-    if not all(action in action_space for action in actions.astype(action_space.dtype)):
-        fail(f"{source} has actions that are not in {action_space}")
+def collect_demonstrations(args):
+    """Whole episodes of the expert or of a local Minari data set: to learn from, and held out."""
+    num_episodes = args.num_demos + math.ceil(args.num_demos / 10)
+    envs = make_envs(args, min(args.num_envs, num_episodes))
+    if args.dataset:
+        import minari  # pip install 'minari[hdf5]'
+
+        recorded = minari.load_dataset(args.dataset).iterate_episodes(range(num_episodes))
+        episodes = [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in recorded]
+    else:
+        expert = load_expert(args.env_id, args.expert, args.seed)
+        episodes = rollout(envs, expert, num_episodes, 1_000_000 * args.seed)
+    for episode in episodes:
+        check(envs[0].action_space, episode.obs, episode.actions)
+    return episodes[: args.num_demos], episodes[args.num_demos :]
+
+
+def check(space, obs, actions):
+    """Refuse what would be learned without a word: wrong pairs, NaN, actions out of bounds."""
+    actions = actions.astype(space.dtype, casting="same_kind")  # NumPy refuses 1.7 as an integer
+    if actions.shape != (len(obs), *space.shape):
+        raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
+    if not (np.isfinite(obs).all() and np.isfinite(actions).all()):
+        raise gym.error.Error("observations and actions must be finite")
+    if actions.min(0) not in space or actions.max(0) not in space:
+        raise gym.error.Error(f"the actions are not in {space}")
 
 
 def to_tensors(episodes, device):
-    """All observations (T, obs_dim) and actions (T, act_dim) in a row."""
+    """Concatenated observations (T, obs_dim) and actions (T, act_dim)."""
     obs = np.concatenate([episode.obs for episode in episodes])
     actions = np.concatenate([episode.actions for episode in episodes])
     return [torch.tensor(x, dtype=torch.float32, device=device) for x in (obs, actions)]
@@ -287,11 +255,10 @@ def to_tensors(episodes, device):
 
 def evaluate(args, envs, policy, num_episodes):
     """Returns; and the success rate and the modes of successes, if the environment reports them."""
-    # The seeds of the demonstrations begin at 1_000_000 * args.seed, so these episodes are new.
+    # The demonstrations have the seeds from 1_000_000 * args.seed on, so these episodes are new.
     with torch.random.fork_rng():  # so that what is drawn here depends on the seed alone
         torch.manual_seed(args.seed)
-        seed = 1_000_000 * args.seed + 500_000
-        episodes = rollout(envs, policy.act, num_episodes, seed, "evaluation")
+        episodes = rollout(envs, policy.act, num_episodes, 1_000_000 * args.seed + 500_000)
     returns = [float(episode.rewards.sum()) for episode in episodes]
     results = {
         "eval_returns": returns,
@@ -300,217 +267,61 @@ def evaluate(args, envs, policy, num_episodes):
     }
     infos = [episode.info for episode in episodes]
     if any("is_success" in info for info in infos):
-        successes = [info for info in infos if np.all(info.get("is_success", False))]
+        successes = [info for info in infos if info.get("is_success")]
         results["success_rate"] = len(successes) / num_episodes
-        results["modes"] = Counter(str(info["mode"]) for info in successes if "mode" in info)
+        results["modes"] = Counter(info["mode"] for info in successes if "mode" in info)
     return results
 
 
-def describe(args, demos):
-    """What results.json and the saved policy say of the training."""
-    num_transitions = sum(len(demo.obs) for demo in demos[: args.num_demos])
-    return {
-        "algorithm": Path(__file__).stem,
-        "args": asdict(args),
-        "num_transitions": num_transitions,
-        "expert_labels": num_transitions,
-        "expert_return": float(np.mean([demo.rewards.sum() for demo in demos])),
-    }
-
-
-def train(args, policy, demos, envs, run, writer, metadata):
-    """Fit the policy to the demonstrations; the last policy is the one that is kept."""
-    begin = time.time()
-    obs, actions = to_tensors(demos[: args.num_demos], args.device)
-    held_out = to_tensors(demos[args.num_demos :], args.device)
-    policy.set_statistics(obs, actions)
-    optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
-
-    progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
-    for update in progress:
-        fraction = update / args.num_updates
-        cosine = 0.5 * (1 + math.cos(math.pi * fraction))
-        warm_up = 20 * fraction  # over the first 5%
-        optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
-        batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
-        loss = policy.loss(obs[batch], actions[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-        if update % 500 == 0 or update == args.num_updates:
-            train_loss = loss.item()
-            if not math.isfinite(train_loss):
-                fail(f"the loss is {train_loss} at update {update}; lower --learning-rate")
-            with torch.no_grad():
-                held_out_loss = policy.loss(*held_out).item()
-            writer.add_scalar("loss/train", train_loss, update)
-            writer.add_scalar("loss/held_out", held_out_loss, update)
-            progress.set_description(f"loss {train_loss:.3f}", refresh=False)
-            metadata["held_out_loss"] = held_out_loss
-            metadata["train_seconds"] = time.time() - begin
-            save_policy(policy, run, metadata)
-
-        if update % args.eval_every == 0 and update < args.num_updates:
-            return_mean = evaluate(args, envs, policy, envs.num_envs)["return_mean"]
-            writer.add_scalar("eval/return", return_mean, update)
-            progress.set_postfix(last_return=f"{return_mean:.2f}")
-
-
-def save_policy(policy, run, metadata):
-    """Write beside and rename, so that policy.safetensors is complete at every moment."""
-    save_file(policy.state_dict(), run / "policy.tmp", {"metadata": json.dumps(metadata)})
-    (run / "policy.tmp").replace(run / "policy.safetensors")
-
-
-def read_checkpoint(path):
-    """Metadata and weights of a saved policy; reading a safetensors file never runs code."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads(file.metadata()["metadata"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}
-        metadata["args"]["device"] = "cpu"  # unless asked for: this machine may be another
-        Args(**metadata["args"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        fail(f"--checkpoint {path} was not saved by this script: {error}")
-    return metadata, weights
-
-
-def parse_args(command_line=None):
-    """The arguments; those that a checkpoint was trained with are the defaults."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--checkpoint")
-    saved, _ = parser.parse_known_args(command_line)
-    default = Args()
-    if saved.checkpoint:
-        metadata, _ = read_checkpoint(saved.checkpoint)
-        default = Args(**metadata["args"])
-    return tyro.cli(Args, args=command_line, default=default, description=__doc__)
-
-
-def load_weights(policy, weights, path):
-    try:
-        policy.load_state_dict(weights)
-    except RuntimeError as error:
-        fail(f"--checkpoint {path} does not fit: {str(error).splitlines()[-1].strip()}")
-    if any(tensor.isnan().any() for tensor in weights.values()):
-        fail(f"--checkpoint {path} has weights that are not numbers")
-
-
-def make_run_dir(args):
-    """A new directory for what this run writes."""
-    name = re.sub("[:/]", "-", f"{args.env_id}__{Path(__file__).stem}__{args.seed}")
-    while True:
-        run = Path(args.run_dir) / f"{name}__{int(time.time())}"
-        try:
-            run.mkdir(parents=True)
-            return run
-        except FileExistsError:  # another run began in the same second
-            time.sleep(1)
-        except OSError as error:
-            fail(f"--run-dir {args.run_dir} cannot be written: {error}")
-
-
-def exit_on_interrupt(message):
-    """From now on Ctrl-C and SIGTERM end the run with this message and exit status 130."""
-
-    def stop(*_):
-        print(message, file=sys.stderr)
-        sys.exit(130)
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-
-
-def report(results, policy, run, seconds):
-    """Write results.json, complete or not at all, and the line that ends the run."""
-    results["num_parameters"] = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    packages = ("torch", "gymnasium", "mujoco", "numpy")
-    results["versions"] = {name: version(name) for name in packages}
-    results["total_seconds"] = seconds
-    (run / "results.tmp").write_text(json.dumps(results, indent=2))
-    (run / "results.tmp").replace(run / "results.json")
-
-    score = f"return {results['return_mean']:.2f} ± {results['return_std']:.2f}"
-    if "success_rate" in results:
-        score += f", success {results['success_rate']:.1%}"
-    score += f" (demonstrations {results['expert_return']:.2f})"
-    print(f"{results['algorithm']} on {results['env_id']}: {score}; {seconds:.0f} s; {run}")
-
-
-def make_video_envs(args):
-    """One environment that keeps its frames; MuJoCo's camera follows the robot."""
-    kwargs = {"render_mode": "rgb_array_list"}
-    spec = gym.spec(args.env_id.split(":")[-1])  # of module:Env-v0, the module is imported by now
-    if "gymnasium.envs.mujoco" in str(spec.entry_point):
-        kwargs["camera_name"] = "track"
-    return make_envs(args, 1, **kwargs)
-
-
-def check_rendering(args):
-    """Try it before the training: on a machine without a screen it may not work."""
-    envs = make_video_envs(args)
-    try:
-        envs.reset()  # renders the first frame
-    except Exception as error:
-        if not type(envs.envs[0].unwrapped).__module__.startswith("gymnasium"):
-            raise  # the user's own code
-        fail(f"--capture-video: {error}\nWithout a screen, MuJoCo needs MUJOCO_GL=egl.")
-    envs.close()
-
-
-def record_videos(args, policy, run):
-    """Three episodes, from the first seeds of the evaluation, as run/videos/*.mp4."""
-    from moviepy import ImageSequenceClip  # here, as it takes half a second
-
-    envs = make_video_envs(args)
-    frames_per_second = envs.metadata.get("render_fps", 30)
-    (run / "videos").mkdir()
+def record_videos(args, policy, folder):
+    """Three episodes, from the first seeds of the evaluation."""
+    envs = make_envs(args, 1, render_mode="rgb_array_list")
+    fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):
-        seed = 1_000_000 * args.seed + 500_000 + number
-        rollout(envs, policy.act, 1, seed, "video")
-        (frames,) = envs.render()  # all since the start of the episode
-        clip = ImageSequenceClip(frames, fps=frames_per_second)
-        clip.write_videofile(run / "videos" / f"episode-{number}.mp4", logger=None)
-    envs.close()
-
-
-def make_policy(args, envs):
-    spaces = envs.single_observation_space, envs.single_action_space
-    return Policy(*spaces, args.hidden_dim, args.num_components, args.min_std).to(args.device)
+        rollout(envs, policy.act, 1, 1_000_000 * args.seed + 500_000 + number)
+        frames = envs[0].render()  # all since the start of the episode
+        save_video(frames, str(folder), lambda _: True, fps=fps, episode_index=number)
+    envs[0].close()
 
 
 def main(args):
     start = time.time()
-    exit_on_interrupt("interrupted")
     torch.set_num_threads(1)  # for networks of this size, more threads are slower
     torch.manual_seed(args.seed)
     envs = make_envs(args, min(args.num_envs, args.eval_episodes))
-    policy = make_policy(args, envs)
-    if args.capture_video:
-        check_rendering(args)
+    policy = Policy(envs[0].observation_space, envs[0].action_space, args).to(args.device)
+    results = {"algorithm": Path(__file__).stem, "args": asdict(args)}
+    name = f"{args.env_id}__{results['algorithm']}__{args.seed}__{time.time_ns() // 1_000_000}"
+    run = Path(args.run_dir) / name.replace(":", "-").replace("/", "-")
     if args.checkpoint:
-        metadata, weights = read_checkpoint(args.checkpoint)
-        load_weights(policy, weights, args.checkpoint)
+        policy.load_state_dict(load_file(args.checkpoint))
     else:
-        demos = collect_demonstrations(args, args.num_demos + math.ceil(args.num_demos / 10))
-        metadata = describe(args, demos)
+        demos, held_out = collect_demonstrations(args)
+        results["expert_return"] = float(np.mean([demo.rewards.sum() for demo in demos]))
+        results["expert_labels"] = sum(len(demo.obs) for demo in demos)
 
-    run = make_run_dir(args)
-    exit_on_interrupt(f"interrupted; what was saved is in {run}")
+    run.mkdir(parents=True)
     writer = SummaryWriter(run)
     writer.add_text("args", json.dumps(asdict(args), indent=4))
     if not args.checkpoint:
-        train(args, policy, demos, envs, run, writer, metadata)
+        train(args, policy, demos, held_out, envs, writer)
+        save_file(policy.state_dict(), run / "policy.safetensors")
 
-    results = metadata | {"env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
     results |= evaluate(args, envs, policy, args.eval_episodes)
+    results["seconds"] = time.time() - start
     writer.add_scalar("eval/return", results["return_mean"], args.num_updates)
     writer.close()
-    report(results, policy, run, time.time() - start)
+    (run / "results.json").write_text(json.dumps(results, indent=2))
+    score = f"return {results['return_mean']:.2f} ± {results['return_std']:.2f} between episodes"
+    if "success_rate" in results:
+        score += f", success {results['success_rate']:.1%}"
+    print(f"{score}; {results['seconds']:.0f} s; {run}")
     if args.capture_video:
-        record_videos(args, policy, run)
+        record_videos(args, policy, run / "videos")
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except gym.error.Error as error:
+        sys.exit(f"error: {error}")

@@ -1,8 +1,8 @@
 """DAgger: the expert labels the states that the policy visits, and the policy learns from them all.
 
-    D <- the expert's own episodes,  pi_1 <- train(D)
-    for i = 2, 3, ...:
-        act by  beta_i pi* + (1 - beta_i) pi_(i-1),  chosen anew in each step           (1)
+    D <- the expert's own episodes,  pi_0 <- train(D)
+    for i = 1, 2, ...:
+        in each step act by pi* with probability beta^i, else by pi_(i-1)               (1)
         D <- D + {(s, pi*(s)) for every visited state s},  pi_i <- train(D)             (2)
 
 Ross, Gordon & Bagnell, "A Reduction of Imitation Learning and Structured Prediction to No-Regret
@@ -11,30 +11,22 @@ on the expert's states can make of the order of eps T^2 mistakes in T steps, sin
 to states that no demonstration covers. One that errs with probability eps on its own states makes
 of the order of eps T, if the expert can recover from a mistake at a bounded cost.
 
-beta_1 = 1. Later beta_i is 0 (indicator), or 0.5^(i-1) (exponential), or falls linearly to 0.
-Box action spaces are learned with squared loss, Discrete ones with cross-entropy.
-
 Differences from the paper:
+- By default --beta is 0: the policy acts alone in every round after the demonstrations.
 - pi_i starts from the weights of pi_(i-1), with the statistics of the new D and a fresh optimiser.
-- The linear schedule of beta is not in the paper.
-- The policy that is kept is the last one, and not the best on validation data.
-- --label-every keeps the labels of every n-th step only; the expert is asked in each.
+- Squared loss for Box actions, cross-entropy for Discrete ones.
+- AdamW; the learning rate warms up and falls to zero in each round. The last policy is kept, not
+  the best on validation data.
 
-`--num-rounds 0` is behaviour cloning. `--resume RUN` continues a run that was stopped.
-
-    python dagger.py --env-id Hopper-v4 --num-demos 1 --label-every 10  # 3608 ± 184 over 3 seeds
+    python dagger.py --env-id Hopper-v4  # return XXXX; deviation between 5 seeds XX
 """
 
-import argparse
 import json
 import math
-import re
-import signal
 import sys
 import time
 from collections import Counter, namedtuple
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -44,8 +36,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from gymnasium.utils.save_video import save_video
+from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -56,11 +48,11 @@ from experts import load_expert
 class Args:
     # --- Task and demonstrations ---
     env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
-    num_envs: int = 25  # environments stepped side by side
+    num_envs: int = 25  # environments that play at the same time
     max_episode_steps: int | None = None  # None: the environment's own limit
     num_demos: int = 10  # expert episodes before the first round
     expert: str | None = None  # your own expert, as module:callable
-    dataset: str | None = None  # a local Minari data set, in place of an expert's episodes
+    dataset: str | None = None  # a local Minari data set, in place of the expert's episodes
     # --- Training ---
     seed: int = 0  # of demonstrations, network, batches and evaluation
     num_updates: int = 20_000  # gradient steps in all, shared equally among the rounds
@@ -71,49 +63,36 @@ class Args:
     # --- Evaluation and output ---
     eval_episodes: int = 50  # episodes of the final evaluation
     capture_video: bool = False  # record three episodes of the final policy
-    checkpoint: str | None = None  # evaluate this policy.safetensors; do not train
-    resume: str | None = None  # continue the run in this directory
+    checkpoint: str | None = None  # evaluate this policy.safetensors, without training
+    resume: str | None = None  # continue the run in this directory; give the same flags again
     run_dir: str = "runs"  # each run makes its own directory in here
     # --- DAgger ---
     num_rounds: int = 10  # rounds after the demonstrations; 0 is behaviour cloning
     episodes_per_round: int = 4  # in each round
-    label_every: int = 1  # keep the labels of every n-th step only, in the demonstrations too
-    demo_env_id: str | None = None  # environment of the demonstrations, if it is another
-    beta_schedule: Literal["indicator", "exponential", "linear"] = "indicator"
+    beta: float = 0.0  # the expert acts with probability beta^i in round i
+    label_share: float = 1.0  # keep this share of the labels, drawn at random
 
     def __post_init__(self):  # tyro shows what is raised here as a usage error
-        sizes = ["num_envs", "num_demos", "num_updates", "batch_size", "hidden_dim"]
-        for name in [*sizes, "episodes_per_round", "label_every", "eval_episodes"]:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1")
-        if self.max_episode_steps is not None and self.max_episode_steps < 1:
-            raise ValueError("max_episode_steps must be at least 1")
-        if self.seed < 0:
-            raise ValueError("seed must be at least 0")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError("learning_rate must be above 0")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device cuda: PyTorch finds none; use cpu")
-        if not 0 <= self.num_rounds < self.num_updates:
-            raise ValueError("num_rounds must be at least 0, and less than num_updates")
-        if self.checkpoint and self.resume:
-            raise ValueError("give either checkpoint or resume")
+        may_be_zero = ("seed", "num_rounds", "beta")
+        for name, value in vars(self).items():
+            if type(value) in (int, float) and name not in may_be_zero and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0")
 
 
 class Policy(nn.Module):
     """pi(s). Statistics of the labels are buffers, so that a saved policy is complete."""
 
-    def __init__(self, obs_space, action_space, hidden_dim=256):
+    def __init__(self, obs_space, action_space, args):
         super().__init__()
         obs_dim = obs_space.shape[0]
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
         num_outputs = int(action_space.n) if self.discrete else action_space.shape[0]
         self.net = nn.Sequential(
-            nn.Linear(obs_dim, hidden_dim),
+            nn.Linear(obs_dim, args.hidden_dim),
             nn.GELU(),
-            nn.Linear(hidden_dim, hidden_dim),
+            nn.Linear(args.hidden_dim, args.hidden_dim),
             nn.GELU(),
-            nn.Linear(hidden_dim, num_outputs),
+            nn.Linear(args.hidden_dim, num_outputs),
         )
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
@@ -132,6 +111,7 @@ class Policy(nn.Module):
 
     def forward(self, obs):
         """Standardised actions (B, act_dim), or logits (B, n), for observations (B, obs_dim)."""
+        # The clamp bounds inputs that the labelled states hardly vary, and new states do.
         obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
         return self.net(obs)
 
@@ -151,97 +131,77 @@ class Policy(nn.Module):
         return actions.clamp(self.action_low, self.action_high).cpu().numpy()
 
 
-def drive(args, envs, policy, expert, beta, seed):
-    """One round: the visited states (T, obs_dim), and the expert's label on each of them."""
-    rng = np.random.default_rng(seed)
-    visited = []
-    labels = []
-    for episode in range(0, args.episodes_per_round, envs.num_envs):
-        obs, _ = envs.reset(seed=seed + episode)
-        running = episode + np.arange(envs.num_envs) < args.episodes_per_round
-        # Counted from a random number on, or of a short episode only the start would be labelled.
-        step = rng.integers(args.label_every, size=envs.num_envs)
-        while running.any():
-            by_expert = np.array(expert(obs.copy()))
-            if by_expert.shape != envs.action_space.shape:
-                fail(f"labels of shape {envs.action_space.shape} are needed, not {by_expert.shape}")
-            actions = policy.act(obs)
-            expert_acts = rng.random(envs.num_envs) < beta
-            actions[expert_acts] = by_expert[expert_acts]  # (1)
-
-            is_labelled = running & (step % args.label_every == 0)
-            visited.append(obs[is_labelled])
-            labels.append(by_expert[is_labelled])  # pi*(s) of (2), whoever acted
-
-            obs, _, terminated, truncated, _ = envs.step(actions)
-            running = running & ~(terminated | truncated)
-            step += 1
-    return np.concatenate(visited), np.concatenate(labels)
+def mean_and_std(x):
+    """For standardising x (T, dim). Constant dimensions keep scale 1."""
+    x = x.double()
+    std = x.std(0, correction=0)
+    std = torch.where(std > 1e-6, std, 1.0)
+    return x.mean(0).float(), std.float()
 
 
-def get_beta(args, number):
-    """beta_i of the round with this number, i - 1; round 0 is the demonstrations."""
-    if number == 0:
-        return 1.0
-    if args.beta_schedule == "exponential":
-        return 0.5**number
-    if args.beta_schedule == "linear":
-        return 1 - number / args.num_rounds
-    return 0.0
+def dagger(args, policy, obs, actions, results, envs, run, writer):
+    """The rounds that `results` does not hold yet. obs and actions are D; round 0 only trains.
 
-
-def dagger(args, policy, obs, actions, envs, run, writer, metadata):
-    """The rounds that remain; obs and actions are D. Round 0 only trains on the demonstrations.
-
-    A round depends on its seed, the weights and D alone, so that --resume repeats it exactly.
+    A round depends on its seeds, the weights and D alone, so that --resume repeats it exactly.
     """
     num_updates = args.num_updates // (args.num_rounds + 1)
     round_envs = make_envs(args, min(args.num_envs, args.episodes_per_round))
-    remaining = range(len(metadata["rounds"]), args.num_rounds + 1)
+    remaining = range(len(results["rounds"]), args.num_rounds + 1)
     progress = tqdm(total=num_updates * len(remaining), unit=" updates", disable=None)
-    for number in remaining:
-        seed = 1_000_000 * args.seed + 1_000 * number
-        torch.manual_seed(seed)
-        beta = get_beta(args, number)
-        if number > 0:
-            expert = get_expert(args, seed)
-            visited, labels = drive(args, round_envs, policy, expert, beta, seed)
-            check_data(envs, visited, labels, f"round {number}")
-            visited, labels = label_tensors(visited, labels, args.device)
+    for i in remaining:
+        torch.manual_seed(1_000_000 * args.seed + i)
+        if i > 0:
+            visited, labels = collect_round(args, round_envs, policy, i)
             obs = torch.cat([obs, visited])
             actions = torch.cat([actions, labels])  # (2)
 
-        begin = time.time()
         loss = train(args, policy, obs, actions, num_updates, progress)
-        if not math.isfinite(loss):
-            fail(f"the loss is {loss} after round {number}; lower --learning-rate")
-        metadata["train_seconds"] += time.time() - begin
-        return_mean = evaluate(args, envs, policy, envs.num_envs)["return_mean"]
-        summary = {
-            "expert_labels": len(obs),
-            "beta": beta,
-            "loss": loss,
-            "return_mean": return_mean,
-        }
-        metadata["rounds"].append(summary)
-        metadata["num_transitions"] = len(obs)
-        metadata["expert_labels"] = len(obs)
-        save(policy, run, metadata, obs, actions)
+        return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
+        summary = {"expert_labels": len(obs), "loss": loss, "return_mean": return_mean}
         for name, value in summary.items():
-            writer.add_scalar(f"round/{name}", value, len(obs))
-        postfix = {"round": number, "labels": len(obs), "last_return": f"{return_mean:.2f}"}
-        progress.set_postfix(postfix)
+            writer.add_scalar(f"round/{name}", value, i)
+        progress.set_postfix(round=i, labels=len(obs), last_return=f"{return_mean:.2f}")
+        results["rounds"].append(summary)
+        results["expert_labels"] = len(obs)
+        state = {"policy": policy.state_dict(), "obs": obs, "actions": actions, "results": results}
+        torch.save(state, run / "state.tmp")
+        (run / "state.tmp").replace(run / "state.pt")  # at once: a kill loses one round at most
     progress.close()
 
 
+def collect_round(args, envs, policy, i):
+    """The states that round i visits, and the expert's label on each of them."""
+    seed = 1_000_000 * args.seed + 600_000 + (i - 1) * args.episodes_per_round
+    expert = load_expert(args.env_id, args.expert, seed)
+    rng = np.random.default_rng([args.seed, i])  # a list, so that no environment draws the same
+    visited = []
+    labels = []
+    for first in range(0, args.episodes_per_round, len(envs)):
+        obs = np.stack([env.reset(seed=seed + first + k)[0] for k, env in enumerate(envs)])
+        running = first + np.arange(len(envs)) < args.episodes_per_round
+        while running.any():
+            expert_actions = np.array(expert(obs.copy()))
+            visited.append(obs[running])
+            labels.append(expert_actions[running])  # pi*(s) of (2), whoever acts
+            check(envs[0].action_space, visited[-1], labels[-1])
+            actions = policy.act(obs)
+            expert_acts = rng.random(len(envs)) < args.beta**i
+            actions[expert_acts] = expert_actions[expert_acts]  # (1)
+            for k in np.flatnonzero(running):
+                obs[k], _, terminated, truncated, _ = envs[k].step(actions[k].copy())
+                running[k] = not (terminated or truncated)
+    return to_tensors(args, visited, labels, rng)
+
+
 def train(args, policy, obs, actions, num_updates, progress):
-    """Gradient steps on all labels so far, with a fresh optimiser; returns the last loss."""
+    """Fit the policy to all labels so far, with a fresh optimiser; returns the last loss."""
     policy.set_statistics(obs, actions)
-    optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
+    optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=0.01, fused=True)
     for update in range(1, num_updates + 1):
+        # A rate that falls to zero averages over batches, so that the last policy can be kept.
         fraction = update / num_updates
+        warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
-        warm_up = 20 * fraction  # over the first 5%
         optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
         batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
         loss = policy.loss(obs[batch], actions[batch])
@@ -252,156 +212,91 @@ def train(args, policy, obs, actions, num_updates, progress):
     return loss.item()
 
 
-def mean_and_std(x):
-    """For standardising x (T, dim); a dimension that is constant is only centred."""
-    x = x.double()
-    std = x.std(0, correction=0)
-    std = torch.where(std > 1e-6, std, 1.0)
-    return x.mean(0).float(), std.float()
-
-
-def fail(message):
-    """End with a message on standard error and exit status 2, which stands for wrong input."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
-
-
 def make_envs(args, num_envs, **kwargs):
-    """Environments stepped side by side, with flat observations and actions."""
-    name = f"--env-id {args.env_id}"
-    limit = args.max_episode_steps
-    try:
-        envs = gym.make_vec(args.env_id, num_envs, "sync", max_episode_steps=limit, **kwargs)
-    except (gym.error.Error, ImportError) as error:
-        fail(f"{name} cannot be made: {error}")
-    obs_space = envs.single_observation_space
-    action_space = envs.single_action_space
-    if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
-        fail(f"{name} has observations {obs_space}; a flat Box is needed")
-    is_flat_box = isinstance(action_space, gym.spaces.Box) and len(action_space.shape) == 1
-    if not is_flat_box and not isinstance(action_space, gym.spaces.Discrete):
-        fail(f"{name} has actions {action_space}; a flat Box or Discrete is needed")
-    if envs.envs[0].spec.max_episode_steps is None:
-        fail(f"{name} does not limit its episodes; give --max-episode-steps")
+    """A list of environments with flat observations and flat Box or Discrete actions."""
+    kwargs["max_episode_steps"] = args.max_episode_steps
+    envs = [gym.make(args.env_id, **kwargs) for _ in range(num_envs)]
+    obs_space, action_space = envs[0].observation_space, envs[0].action_space
+    discrete = isinstance(action_space, gym.spaces.Discrete)
+    for space in [obs_space] if discrete else [obs_space, action_space]:
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise gym.error.Error(f"{args.env_id} has a space {space}; a flat Box is needed")
+    if envs[0].spec.max_episode_steps is None:
+        raise gym.error.Error(f"{args.env_id} has no time limit; give --max-episode-steps")
     return envs
 
 
 Episode = namedtuple("Episode", "obs actions rewards info")
 
 
-def rollout(envs, act, num_episodes, seed, title=None):
-    """Play whole episodes; number k starts from the seed `seed + k`."""
+def rollout(envs, act, num_episodes, seed):
+    """Play whole episodes, one per environment at a time. Episode k has the seed `seed + k`."""
     episodes = []
-    progress = tqdm(desc=title, unit=" steps", leave=False, disable=None)
+    progress = tqdm(total=num_episodes, unit=" episodes", leave=False, disable=None)
     while len(episodes) < num_episodes:
-        obs, _ = envs.reset(seed=seed + len(episodes))  # environment i gets this seed + i
-        running = np.ones(envs.num_envs, dtype=bool)
-        last_infos = [{} for _ in range(envs.num_envs)]
-        steps = []
-
-        # An environment that is done starts over, unrecorded, until the whole batch is done.
+        first = len(episodes)
+        obs = np.stack([env.reset(seed=seed + first + i)[0] for i, env in enumerate(envs)])
+        running = first + np.arange(len(envs)) < num_episodes
+        steps = [[] for _ in envs]
+        infos = [{} for _ in envs]
         while running.any():
-            actions = np.array(act(obs.copy()))  # copies, in case an expert reuses its arrays
-            if actions.shape != envs.action_space.shape:
-                fail(f"actions of shape {envs.action_space.shape} are needed, not {actions.shape}")
-            next_obs, rewards, terminated, truncated, infos = envs.step(actions)
-            steps.append((obs, actions, rewards, running))
-            progress.update(int(running.sum()))
-            done = running & (terminated | truncated)
-            for i in np.flatnonzero(done):
-                for key in ("is_success", "mode"):
-                    if isinstance(infos.get(key), np.ndarray) and infos[f"_{key}"][i]:
-                        last_infos[i][key] = infos[key][i]
-            running = running & ~done
-            obs = next_obs
-
-        obs, actions, rewards, recorded = (np.stack(column) for column in zip(*steps, strict=True))
-        for i in range(envs.num_envs):
-            mask = recorded[:, i]  # the steps of this environment's first episode
-            columns = obs[mask, i], actions[mask, i], rewards[mask, i]
-            episodes.append(Episode(*columns, last_infos[i]))
-    progress.close()
-    return episodes[:num_episodes]
-
-
-def read_dataset(args, num_episodes):
-    """The first episodes of a local Minari data set."""
-    try:
-        import minari
-
-        dataset = minari.load_dataset(args.dataset)
-    except ImportError:
-        fail("--dataset needs Minari: pip install 'minari[hdf5]'")
-    except (OSError, ValueError) as error:
-        fail(f"--dataset {args.dataset} cannot be read: {error}")
-    if dataset.total_episodes < num_episodes:
-        fail(
-            f"--dataset {args.dataset} has {dataset.total_episodes} episodes, and {num_episodes} "
-            "are needed; lower --num-demos"
-        )
-    episodes = dataset.iterate_episodes(dataset.episode_indices[:num_episodes])
-    return [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in episodes]
-
-
-def get_expert(args, seed):
-    try:
-        return load_expert(args.env_id, args.expert, seed)
-    except gym.error.Error as error:
-        fail(error)
-
-
-def collect_demonstrations(args, envs):
-    """Whole episodes of the expert, or of a data set in its place."""
-    demo_args = replace(args, env_id=args.demo_env_id or args.env_id)
-    demo_envs = make_envs(demo_args, min(args.num_envs, args.num_demos))
-    for name in ("single_observation_space", "single_action_space"):
-        if getattr(demo_envs, name) != getattr(envs, name):
-            fail(f"--demo-env-id {args.demo_env_id} has another {name}")
-    if args.dataset:
-        episodes = read_dataset(args, args.num_demos)
-    else:
-        expert = get_expert(demo_args, args.seed)
-        seed = 1_000_000 * args.seed
-        episodes = rollout(demo_envs, expert, args.num_demos, seed, "demonstrations")
-    for number, episode in enumerate(episodes):
-        check_data(envs, episode.obs, episode.actions, f"demonstration {number}")
+            # Copies, in case an expert reuses its arrays or an environment changes its action.
+            actions = np.array(act(obs.copy()))
+            for i in np.flatnonzero(running):
+                action = actions[i].copy()
+                next_obs, reward, terminated, truncated, infos[i] = envs[i].step(action)
+                steps[i].append((obs[i].copy(), actions[i], reward))
+                obs[i] = next_obs
+                if terminated or truncated:
+                    running[i] = False
+                    progress.update()
+        for episode, info in zip(steps, infos, strict=True):
+            if episode:  # the last batch may need fewer environments
+                episodes.append(Episode(*map(np.array, zip(*episode, strict=True)), info))
     return episodes
 
 
-def check_data(envs, obs, actions, source):
-    """Refuse observations and actions from which nothing can be learned."""
-    obs_dim = envs.single_observation_space.shape[0]
-    if obs.shape[1:] != (obs_dim,) or not np.isfinite(obs).all():
-        fail(f"{source} has observations that are not {obs_dim} finite numbers")
-    action_space = envs.single_action_space
-    if not all(action in action_space for action in actions.astype(action_space.dtype)):
-        fail(f"{source} has actions that are not in {action_space}")
+def collect_demonstrations(args):
+    """Whole episodes of the expert or of a local Minari data set."""
+    envs = make_envs(args, min(args.num_envs, args.num_demos))
+    if args.dataset:
+        import minari  # pip install 'minari[hdf5]'
 
-
-def to_tensors(args, episodes):
-    """Observations (T, obs_dim) and actions (T, act_dim), or (T,), of every n-th step."""
-    rng = np.random.default_rng(args.seed)
-    obs = []
-    actions = []
+        recorded = minari.load_dataset(args.dataset).iterate_episodes(range(args.num_demos))
+        episodes = [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in recorded]
+    else:
+        expert = load_expert(args.env_id, args.expert, args.seed)
+        episodes = rollout(envs, expert, args.num_demos, 1_000_000 * args.seed)
     for episode in episodes:
-        # From a random step on: episodes begin alike, and the same steps of all would leave gaps.
-        start = rng.integers(min(args.label_every, len(episode.obs)))
-        obs.append(episode.obs[start :: args.label_every])
-        actions.append(episode.actions[start :: args.label_every])
-    return label_tensors(np.concatenate(obs), np.concatenate(actions), args.device)
+        check(envs[0].action_space, episode.obs, episode.actions)
+    return episodes
 
 
-def label_tensors(obs, actions, device):
+def check(space, obs, actions):
+    """Refuse what would be learned without a word: wrong pairs, NaN, actions out of bounds."""
+    actions = actions.astype(space.dtype, casting="same_kind")  # NumPy refuses 1.7 as an integer
+    if actions.shape != (len(obs), *space.shape):
+        raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
+    if not (np.isfinite(obs).all() and np.isfinite(actions).all()):
+        raise gym.error.Error("observations and actions must be finite")
+    if actions.min(0) not in space or actions.max(0) not in space:
+        raise gym.error.Error(f"the actions are not in {space}")
+
+
+def to_tensors(args, obs, actions, rng):
+    """Concatenated states (T, obs_dim) and labels (T, act_dim) or (T,): the share that is kept."""
+    obs = np.concatenate(obs)
+    actions = np.concatenate(actions)
+    kept = rng.random(len(obs)) < args.label_share
     dtype = torch.int64 if actions.ndim == 1 else torch.float32
-    obs = torch.tensor(obs, dtype=torch.float32, device=device)
-    return obs, torch.tensor(actions, dtype=dtype, device=device)
+    obs = torch.tensor(obs[kept], dtype=torch.float32, device=args.device)
+    return obs, torch.tensor(actions[kept], dtype=dtype, device=args.device)
 
 
 def evaluate(args, envs, policy, num_episodes):
     """Returns; and the success rate and the modes of successes, if the environment reports them."""
-    # The seeds of the demonstrations begin at 1_000_000 * args.seed, so these episodes are new.
-    seed = 1_000_000 * args.seed + 500_000
-    episodes = rollout(envs, policy.act, num_episodes, seed, "evaluation")
+    # Seeds from 1_000_000 * args.seed on: demonstrations; + 500_000: these; + 600_000: rounds.
+    episodes = rollout(envs, policy.act, num_episodes, 1_000_000 * args.seed + 500_000)
     returns = [float(episode.rewards.sum()) for episode in episodes]
     results = {
         "eval_returns": returns,
@@ -410,209 +305,67 @@ def evaluate(args, envs, policy, num_episodes):
     }
     infos = [episode.info for episode in episodes]
     if any("is_success" in info for info in infos):
-        successes = [info for info in infos if np.all(info.get("is_success", False))]
+        successes = [info for info in infos if info.get("is_success")]
         results["success_rate"] = len(successes) / num_episodes
-        results["modes"] = Counter(str(info["mode"]) for info in successes if "mode" in info)
+        results["modes"] = Counter(info["mode"] for info in successes if "mode" in info)
     return results
 
 
-def describe(args, demos):
-    """What results.json and the saved policy say of the training; the rounds add to it."""
-    return {
-        "algorithm": Path(__file__).stem,
-        "args": asdict(args),
-        "num_transitions": 0,
-        "expert_labels": 0,
-        "expert_return": float(np.mean([demo.rewards.sum() for demo in demos])),
-        "train_seconds": 0.0,
-        "rounds": [],
-    }
-
-
-def save(policy, run, metadata, obs, actions):
-    """Write the policy, and the state from which --resume continues, each beside and renamed."""
-    header = {"metadata": json.dumps(metadata)}
-    weights = policy.state_dict()
-    save_file(weights, run / "policy.tmp", header)
-    (run / "policy.tmp").replace(run / "policy.safetensors")
-    save_file(weights | {"obs": obs, "actions": actions}, run / "state.tmp", header)
-    (run / "state.tmp").replace(run / "state.safetensors")
-
-
-def read_saved(flag, path):
-    """Metadata and tensors of a saved policy or state; reading a safetensors file runs no code."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads(file.metadata()["metadata"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        metadata["args"] |= {"checkpoint": None, "resume": None}
-        metadata["args"]["device"] = "cpu"  # unless asked for: this machine may be another
-        Args(**metadata["args"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        fail(f"{flag} {path} was not saved by this script: {error}")
-    return metadata, tensors
-
-
-def load_weights(policy, weights, source):
-    try:
-        policy.load_state_dict(weights)
-    except RuntimeError as error:
-        fail(f"{source} does not fit: {str(error).splitlines()[-1].strip()}")
-    if any(tensor.isnan().any() for tensor in weights.values()):
-        fail(f"{source} has weights that are not numbers")
-
-
-def load_state(args, policy, envs, run):
-    """Metadata and D of a run that was stopped; the policy gets its weights."""
-    metadata, state = read_saved("--resume", run / "state.safetensors")
-    if not {"obs", "actions"} <= state.keys():
-        fail(f"--resume {run} has no labels")
-    metadata["args"] = asdict(args)
-    obs = state.pop("obs")
-    actions = state.pop("actions")
-    load_weights(policy, state, f"--resume {run}")
-    check_data(envs, obs.numpy(), actions.numpy(), f"--resume {run}")
-    return metadata, obs.to(args.device), actions.to(args.device)
-
-
-def parse_args(command_line=None):
-    """The arguments; those of the checkpoint or of the run to resume are the defaults."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--checkpoint")
-    parser.add_argument("--resume")
-    saved, _ = parser.parse_known_args(command_line)
-    default = Args()
-    if saved.checkpoint:
-        metadata, _ = read_saved("--checkpoint", saved.checkpoint)
-        default = Args(**metadata["args"])
-    elif saved.resume:
-        metadata, _ = read_saved("--resume", Path(saved.resume) / "state.safetensors")
-        default = Args(**metadata["args"])
-    return tyro.cli(Args, args=command_line, default=default, description=__doc__)
-
-
-def make_run_dir(args):
-    """A new directory for what this run writes."""
-    name = re.sub("[:/]", "-", f"{args.env_id}__{Path(__file__).stem}__{args.seed}")
-    while True:
-        run = Path(args.run_dir) / f"{name}__{int(time.time())}"
-        try:
-            run.mkdir(parents=True)
-            return run
-        except FileExistsError:  # another run began in the same second
-            time.sleep(1)
-        except OSError as error:
-            fail(f"--run-dir {args.run_dir} cannot be written: {error}")
-
-
-def exit_on_interrupt(message):
-    """From now on Ctrl-C and SIGTERM end the run with this message and exit status 130."""
-
-    def stop(*_):
-        print(message, file=sys.stderr)
-        sys.exit(130)
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-
-
-def report(results, policy, run, seconds):
-    """Write results.json, complete or not at all, and the line that ends the run."""
-    results["num_parameters"] = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    packages = ("torch", "gymnasium", "mujoco", "numpy")
-    results["versions"] = {name: version(name) for name in packages}
-    results["total_seconds"] = seconds
-    (run / "results.tmp").write_text(json.dumps(results, indent=2))
-    (run / "results.tmp").replace(run / "results.json")
-
-    score = f"return {results['return_mean']:.2f} ± {results['return_std']:.2f}"
-    if "success_rate" in results:
-        score += f", success {results['success_rate']:.1%}"
-    score += f" (demonstrations {results['expert_return']:.2f})"
-    score += f", {results['expert_labels']:,} labels"
-    print(f"{results['algorithm']} on {results['env_id']}: {score}; {seconds:.0f} s; {run}")
-
-
-def make_video_envs(args):
-    """One environment that keeps its frames; MuJoCo's camera follows the robot."""
-    kwargs = {"render_mode": "rgb_array_list"}
-    spec = gym.spec(args.env_id.split(":")[-1])  # of module:Env-v0, the module is imported by now
-    if "gymnasium.envs.mujoco" in str(spec.entry_point):
-        kwargs["camera_name"] = "track"
-    return make_envs(args, 1, **kwargs)
-
-
-def check_rendering(args):
-    """Try it before the training: on a machine without a screen it may not work."""
-    envs = make_video_envs(args)
-    try:
-        envs.reset()  # renders the first frame
-    except Exception as error:
-        if not type(envs.envs[0].unwrapped).__module__.startswith("gymnasium"):
-            raise  # the user's own code
-        fail(f"--capture-video: {error}\nWithout a screen, MuJoCo needs MUJOCO_GL=egl.")
-    envs.close()
-
-
-def record_videos(args, policy, run):
-    """Three episodes, from the first seeds of the evaluation, as run/videos/*.mp4."""
-    from moviepy import ImageSequenceClip  # here, as it takes half a second
-
-    envs = make_video_envs(args)
-    frames_per_second = envs.metadata.get("render_fps", 30)
-    (run / "videos").mkdir()
+def record_videos(args, policy, folder):
+    """Three episodes, from the first seeds of the evaluation."""
+    envs = make_envs(args, 1, render_mode="rgb_array_list")
+    fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):
-        seed = 1_000_000 * args.seed + 500_000 + number
-        rollout(envs, policy.act, 1, seed, "video")
-        (frames,) = envs.render()  # all since the start of the episode
-        clip = ImageSequenceClip(frames, fps=frames_per_second)
-        clip.write_videofile(run / "videos" / f"episode-{number}.mp4", logger=None)
-    envs.close()
-
-
-def make_policy(args, envs):
-    spaces = envs.single_observation_space, envs.single_action_space
-    return Policy(*spaces, args.hidden_dim).to(args.device)
+        rollout(envs, policy.act, 1, 1_000_000 * args.seed + 500_000 + number)
+        frames = envs[0].render()  # all since the start of the episode
+        save_video(frames, str(folder), lambda _: True, fps=fps, episode_index=number)
+    envs[0].close()
 
 
 def main(args):
     start = time.time()
-    exit_on_interrupt("interrupted")
     torch.set_num_threads(1)  # for networks of this size, more threads are slower
     torch.manual_seed(args.seed)
     envs = make_envs(args, min(args.num_envs, args.eval_episodes))
-    policy = make_policy(args, envs)
-    if args.capture_video:
-        check_rendering(args)
+    policy = Policy(envs[0].observation_space, envs[0].action_space, args).to(args.device)
+    results = {"algorithm": Path(__file__).stem, "args": asdict(args)}
+    name = f"{args.env_id}__{results['algorithm']}__{args.seed}__{time.time_ns() // 1_000_000}"
+    run = Path(args.resume or Path(args.run_dir) / name.replace(":", "-").replace("/", "-"))
     if args.checkpoint:
-        metadata, weights = read_saved("--checkpoint", args.checkpoint)
-        load_weights(policy, weights, f"--checkpoint {args.checkpoint}")
-        run = make_run_dir(args)
+        policy.load_state_dict(load_file(args.checkpoint))
     elif args.resume:
-        run = Path(args.resume)
-        metadata, obs, actions = load_state(args, policy, envs, run)
+        state = torch.load(run / "state.pt", args.device, weights_only=True)  # runs no code
+        policy.load_state_dict(state["policy"])
+        obs, actions = state["obs"], state["actions"]
+        results.update(state["results"], args=asdict(args))
     else:
-        if args.num_rounds > 0:
-            get_expert(args, args.seed)  # refused now, not after the first training
-        demos = collect_demonstrations(args, envs)
-        obs, actions = to_tensors(args, demos)
-        metadata = describe(args, demos)
-        run = make_run_dir(args)
-        save(policy, run, metadata, obs, actions)
+        demos = collect_demonstrations(args)
+        results["expert_return"] = float(np.mean([demo.rewards.sum() for demo in demos]))
+        results["rounds"] = []
+        states, labels, _, _ = zip(*demos, strict=True)
+        obs, actions = to_tensors(args, states, labels, np.random.default_rng([args.seed, 0]))
 
-    exit_on_interrupt(f"interrupted; continue with --resume {run}")
+    run.mkdir(parents=True, exist_ok=args.resume is not None)
     writer = SummaryWriter(run)
     writer.add_text("args", json.dumps(asdict(args), indent=4))
     if not args.checkpoint:
-        dagger(args, policy, obs, actions, envs, run, writer, metadata)
+        dagger(args, policy, obs, actions, results, envs, run, writer)
+        save_file(policy.state_dict(), run / "policy.safetensors")
 
-    results = metadata | {"env_id": args.env_id, "seed": args.seed, "args": asdict(args)}
     results |= evaluate(args, envs, policy, args.eval_episodes)
+    results["seconds"] = time.time() - start
     writer.close()
-    report(results, policy, run, time.time() - start)
+    (run / "results.json").write_text(json.dumps(results, indent=2))
+    score = f"return {results['return_mean']:.2f} ± {results['return_std']:.2f} between episodes"
+    if "success_rate" in results:
+        score += f", success {results['success_rate']:.1%}"
+    print(f"{score}; {results['seconds']:.0f} s; {run}")
     if args.capture_video:
-        record_videos(args, policy, run)
+        record_videos(args, policy, run / "videos")
 
 
 if __name__ == "__main__":
-    main(parse_args())
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except gym.error.Error as error:
+        sys.exit(f"error: {error}")

@@ -3,7 +3,6 @@
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -88,24 +87,27 @@ PANEL_HEIGHT = 176  # and below it: what happens, and what comes next
 class HumanExpert:
     """A person in front of a window: holding a key takes over, letting go hands back.
 
-    P pauses, Backspace throws the last correction away, Esc ends the round, and closing the window
-    ends the round and the run. `closed` and `round_over` say what has ended.
+    It answers the calls of hg_dagger.py's SimulatedGate. P pauses, Backspace discards the last
+    correction, Esc ends the round, and closing the window ends the round and the run. `closed` and
+    `round_over` say what has ended.
 
     A correction is what the person does between taking over and handing back. It is a safetensors
     file with obs (L, obs_dim) and actions, written anew after each step, so that nothing is lost.
     Whole episodes are kept beside the corrections, see `EpisodeRecorder`.
 
-    `envs` is a SyncVectorEnv with one environment, made with render_mode="rgb_array". Raises
-    gymnasium.error.Error where there is no screen, or where keys cannot steer.
+    `args` are those of hg_dagger.py, `envs` is a list of one environment, made with
+    render_mode="rgb_array", and `run` is the directory of the run. Raises gymnasium.error.Error
+    where there is no screen, or where keys cannot steer.
     """
 
-    def __init__(self, envs, env_id):
-        self.action_space = envs.single_action_space
-        self.obs_dim = envs.single_observation_space.shape[0]
-        self.recorder = EpisodeRecorder(envs.envs[0])
-        self.env = envs.envs[0] = self.recorder
+    def __init__(self, args, envs, run):
+        self.args = args
+        self.run = Path(run)
+        self.env = envs[0] = self.recorder = EpisodeRecorder(envs[0])
+        self.action_space = self.env.action_space
+        self.obs_dim = self.env.observation_space.shape[0]
         self.drives_car = hasattr(self.env.unwrapped, "on_frame")
-        name = env_id.split(":")[-1]
+        name = args.env_id.split(":")[-1]
         self.keys = self.choose_keys(name)
         goals = [goal for beginning, goal in GOALS.items() if name.startswith(beginning)]
         self.goal = goals[0] if goals else ""
@@ -118,46 +120,45 @@ class HumanExpert:
         self.path = None  # of its file
         self.lengths = {}  # of the corrections of this round, in steps, by their paths
         self.tapped = set()  # keys that went down since the last decision
-        self.directory = None
+        self.ignored = set()  # keys that count for nothing until they are let go
         self.round = ""  # in words, as "round 1 of 2"
         self.episode = 0  # of this round, from 1 on; 0 before the first
-        self.score = ""  # of the last training
         self.message = ""  # what the last command did
         self.next_round = ""
         self.resume = ""  # how to go on after the window was closed
+        self.bar = None
         self.next_frame = 0.0
-        self.open_window(env_id)
+        self.open_window(args.env_id)
 
-    # --- The round, as hg_dagger.py asks for it ---
+    # --- The calls of hg_dagger.py ---
 
-    def begin_round(self, run, number, args, metadata):
-        """Keep the corrections from now on in run/corrections_{number}; wait for the space bar."""
-        self.directory = Path(run) / f"corrections_{number}"
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.recorder.directory = Path(run) / f"episodes_{number}"
+    def progress(self, **kwargs):
+        """The progress bar of the training, which also keeps the window alive."""
+        self.bar = WindowProgress(self, **kwargs)
+        return self.bar
+
+    def begin_round(self, i, seed):
+        """Keep the corrections from now on in run/corrections_{i}; wait for the space bar."""
+        self.directory = self.run / f"corrections_{i}"
+        self.directory.mkdir(exist_ok=True)
+        self.recorder.directory = self.run / f"episodes_{i}"
         paths = sorted(self.directory.glob("*.safetensors"))
         self.lengths = {path: len(load_file(path)["obs"]) for path in paths}
         self.round_over = self.closed
         self.paused = False
         self.message = ""
         self.episode = 0
-        self.num_episodes = args.episodes_per_round
-        self.round = f"round {number} of {args.num_rounds}"
-        self.next_round = f"round {number + 1} of {args.num_rounds}"
-        self.resume = f"; go on later with --resume {run}"
-        if number == args.num_rounds:
+        self.round = f"round {i} of {self.args.num_rounds}"
+        self.next_round = f"round {i + 1} of {self.args.num_rounds}"
+        self.resume = f"; go on later with the same flags and --resume {self.run}"
+        if i == self.args.num_rounds:
             self.next_round = "the final evaluation"
-            self.resume = f"; for another round: --resume {run} --num-rounds {number + 1}"
-        last = metadata["rounds"][-1]
-        self.score = (
-            f"Before this round: {last['expert_labels']:,} labels, "
-            f"return {last['return_mean']:.2f} (demonstrations {metadata['expert_return']:.2f})"
-        )
+            self.resume = f"; for another round: --resume {self.run} --num-rounds {i + 1}"
 
         lines = [
             self.round.capitalize(),
             self.goal,
-            self.score,
+            f"Before this round: {self.bar.postfix}",
             "You watch the novice. When it errs, hold a key to take over; let go to hand back.",
             "Press the space bar to start.",
         ]
@@ -169,7 +170,7 @@ class HumanExpert:
         self.wait_for_space("ready", lambda: lines)
         self.stage = "driving"
 
-    def begin_episode(self):
+    def begin_episode(self, num_envs):
         """End a correction that is under way, and forget keys typed while nobody drove."""
         self.correction = []
         if self.round_over:
@@ -180,8 +181,8 @@ class HumanExpert:
         for _ in range(2 * self.fps):  # two seconds to look at it
             if self.round_over:
                 return
-            lines = [f"Episode {self.episode} of {self.num_episodes}", result, self.message]
-            self.draw(GREY, "get ready", lines)
+            title = f"Episode {self.episode} of {self.args.episodes_per_round}"
+            self.draw(GREY, "get ready", [title, result, self.message])
             self.take_events()
             self.wait_in_pause()
             self.tapped = set()
@@ -189,7 +190,7 @@ class HumanExpert:
         self.tapped = set()
         self.message = ""
 
-    def __call__(self, obs, proposals):
+    def __call__(self, obs, proposals, running):
         """The person's actions for obs (1, obs_dim), and whether the person acts, (1,) bool.
 
         `proposals` are the actions of the novice; they are returned where no key is held.
@@ -211,7 +212,12 @@ class HumanExpert:
         return np.array([action], dtype=proposals.dtype), np.ones(1, dtype=bool)
 
     def end_round(self):
-        """Let the person look back; then the round's corrections, as `corrections` returns them."""
+        """Let the person look back; then lists of the states, labels and states at take-over.
+
+        States are (L, obs_dim) float32 and labels (L, act_dim) float32, or (L,) int64 in a Discrete
+        action space, one array for each correction in the directory of this round. Those from
+        before a run was killed and resumed are among them.
+        """
         self.correction = []
         self.recorder.write()
         self.stage = "review"
@@ -222,7 +228,15 @@ class HumanExpert:
             text = f"{self.round} is over: the novice learns, then {self.next_round}"
             tqdm.write(text, file=sys.stderr)
         self.draw(GREY, "training", ["The novice learns"])
-        return self.corrections()
+
+        dtype = np.int64 if isinstance(self.action_space, gym.spaces.Discrete) else np.float32
+        states = [np.zeros((0, self.obs_dim), dtype=np.float32)]
+        labels = [np.zeros((0, *self.action_space.shape), dtype=dtype)]
+        for path in sorted(self.directory.glob("*.safetensors")):
+            correction = load_file(path)
+            states.append(correction["obs"])
+            labels.append(correction["actions"])
+        return states, labels, [state[:1] for state in states]
 
     def review(self):
         """What the window says after the last episode of a round."""
@@ -234,43 +248,16 @@ class HumanExpert:
             f"Press the space bar: the novice learns, then {self.next_round}.",
         ]
 
-    def corrections(self):
-        """All corrections in the directory of this round, in order.
-
-        obs (T, obs_dim) float32 and actions (T, act_dim) float32, or (T,) int64 in a Discrete
-        action space. Those from before a run was killed and resumed are among them.
-        """
-        dtype = np.int64 if isinstance(self.action_space, gym.spaces.Discrete) else np.float32
-        obs = [np.zeros((0, self.obs_dim), dtype=np.float32)]
-        actions = [np.zeros((0, *self.action_space.shape), dtype=dtype)]
-        for path in sorted(self.directory.glob("*.safetensors")):
-            correction = load_file(path)
-            obs.append(correction["obs"])
-            actions.append(correction["actions"])
-        return np.concatenate(obs), np.concatenate(actions)
-
-    def show_training(self, fraction, num_labels):
-        """Call it as often as you like: it draws, and takes events, at most 20 times a second."""
+    def show_training(self, fraction):
+        """Call it as often as you like: it draws, and takes events, at most ten times a second."""
         if self.closed or time.monotonic() < self.next_frame:
             return
-        self.next_frame = time.monotonic() + 0.05
-        lines = [f"The novice learns from {num_labels:,} labels", self.score]
+        self.next_frame = time.monotonic() + 0.1
+        lines = ["The novice learns", self.bar.postfix or ""]
         if self.next_round:
             lines.append(f"Next: {self.next_round}")
-        self.draw(GREY, "training", lines, fraction)
+        self.draw(GREY, "training", lines, fraction, wait=False)
         self.take_events()
-
-    def watch(self, policy):
-        """The policy, with a window that stays alive while it is evaluated."""
-
-        def act(obs):
-            if not self.closed and time.monotonic() >= self.next_frame:
-                self.next_frame = time.monotonic() + 0.05
-                self.draw(GREY, "evaluation", ["The novice is evaluated", self.score])
-                self.take_events()
-            return policy.act(obs)
-
-        return SimpleNamespace(act=act)
 
     def close(self):
         """Close the window; corrections and episodes are on disk."""
@@ -300,10 +287,12 @@ class HumanExpert:
     def held_keys(self):
         """The keys that act: down now, or pressed since the last decision; one if Discrete."""
         pressed = self.pygame.key.get_pressed()
+        down = {key for key in self.keys if pressed[self.pygame.key.key_code(key)]}
+        self.ignored &= down
         held = []
         for key in self.keys:
             is_tapped = self.stage == "driving" and not self.paused and key in self.tapped
-            if is_tapped or pressed[self.pygame.key.key_code(key)]:
+            if (is_tapped or key in down) and key not in self.ignored:
                 held.append(key)
         return held[:1] if isinstance(self.action_space, gym.spaces.Discrete) else held
 
@@ -320,7 +309,8 @@ class HumanExpert:
     def write_correction(self):
         """Write the correction under way beside its file, and rename."""
         if len(self.correction) == 1:
-            self.path = self.directory / f"{time.time_ns()}.safetensors"  # in the order of time
+            last = max((int(path.stem) for path in self.lengths), default=-1)
+            self.path = self.directory / f"{last + 1:05}.safetensors"
             self.message = ""
         obs, actions = zip(*self.correction, strict=True)
         temporary = self.path.with_suffix(".tmp")
@@ -331,6 +321,7 @@ class HumanExpert:
     def discard_correction(self):
         """Throw the last correction of this round away, the one under way if there is one."""
         self.correction = []
+        self.ignored = set(self.keys)  # a key that is held would begin the rest of it anew
         self.message = "There is no correction to discard."
         if self.lengths:
             path, length = self.lengths.popitem()
@@ -440,8 +431,11 @@ class HumanExpert:
             return f"Space: go on   {discard}"
         return "Close the window to end the run: the novice learns from what there is."
 
-    def draw(self, colour, status, panel=(), fraction=None):
-        """The header, the picture, and below it lines of text and a progress bar."""
+    def draw(self, colour, status, panel=(), fraction=None, wait=True):
+        """The header, the picture, and below it lines of text and a progress bar.
+
+        It waits for the time of the next frame, unless the training would wait for it.
+        """
         if self.closed:
             return
         self.screen.fill(BACKGROUND)
@@ -455,7 +449,7 @@ class HumanExpert:
         self.write(status, (12, 9), WHITE, self.large_font)
         place = self.round
         if self.episode > 0:
-            place += f"   episode {self.episode} of {self.num_episodes}"
+            place += f"   episode {self.episode} of {self.args.episodes_per_round}"
         if self.stage != "waiting":
             place += f"   {self.count()}"
         self.write(place, (320, 12), WHITE)
@@ -463,7 +457,8 @@ class HumanExpert:
         self.write(self.commands(), (12, 86), PALE)
         self.draw_panel(panel or [self.goal, self.message], fraction)
         self.pygame.display.flip()
-        self.clock.tick(self.fps)
+        if wait:
+            self.clock.tick(self.fps)
 
     def draw_keys(self):
         """Each key with what it does, lit while it is held."""
@@ -505,6 +500,25 @@ class HumanExpert:
         return self.pygame.surfarray.make_surface(np.transpose(pixels, (1, 0, 2)))
 
 
+class WindowProgress(tqdm):
+    """A progress bar that shows the round's training in the window, too, and closes it."""
+
+    def __init__(self, window, **kwargs):
+        super().__init__(**kwargs)
+        self.window = window
+        self.count = 0
+        self.updates_per_round = window.args.num_updates // (window.args.num_rounds + 1)
+
+    def update(self, n=1):
+        super().update(n)
+        self.count += n
+        self.window.show_training(self.count % self.updates_per_round / self.updates_per_round)
+
+    def close(self):
+        super().close()
+        self.window.close()
+
+
 class EpisodeRecorder(gym.Wrapper):
     """Writes each episode to `directory`, with a flag for each step that says who acted.
 
@@ -528,10 +542,11 @@ class EpisodeRecorder(gym.Wrapper):
         return obs, info
 
     def step(self, action):
+        taken = np.array(action)  # a copy, in case the environment changes its action
         obs, reward, terminated, truncated, info = super().step(action)
         self.info = info
-        self.obs.append(obs)
-        self.steps.append((action, float(reward), terminated, truncated, self.by_person))
+        self.obs.append(np.array(obs))
+        self.steps.append((taken, float(reward), terminated, truncated, self.by_person))
         return obs, reward, terminated, truncated, info
 
     def write(self):
@@ -541,7 +556,8 @@ class EpisodeRecorder(gym.Wrapper):
             columns = [np.array(column) for column in zip(*self.steps, strict=True)]
             tensors = dict(zip(names, columns, strict=True)) | {"obs": np.array(self.obs)}
             self.directory.mkdir(exist_ok=True)
-            temporary = self.directory / f"{time.time_ns()}.tmp"
+            number = len(list(self.directory.glob("*.safetensors")))
+            temporary = self.directory / f"{number:05}.tmp"
             save_file(tensors, temporary)
             temporary.replace(temporary.with_suffix(".safetensors"))
             self.result = f"return {tensors['rewards'].sum():.2f}"
