@@ -1,26 +1,28 @@
 """Behaviour cloning over bins: each dimension of the action is drawn given those before it.
 
     pi(a|s) = prod_d p(b_d | a_<d, s) / width_d,   where a_d lies in bin b_d            (1)
-    L = E_(s, a) -sum_d sum_b q_d(b) log p(b | a_<d, s),
-        q_d(b) ∝ exp(-(a_d - centre_b)^2 / (2 bandwidth_d^2))                           (2)
+    L = E_(s, a)[-sum_d sum_b q_d(b) log p(b | a_<d, s)],
+        q_d = softmax_b(-(a_d - centre_b)^2 / (2 bandwidth_d^2))                        (2)
     to act:  b' ~ p(b | a_<d, s),   a_d = sum_b r_b centre_b,
-        r_b ∝ p(b | a_<d, s) exp(-(centre_b' - centre_b)^2 / (2 bandwidth_d^2))         (3)
+        r = softmax_b(log p(b | a_<d, s) - (centre_b' - centre_b)^2 / (2 bandwidth_d^2))  (3)
 
-Metz et al., "Discrete Sequential Prediction of Continuous Actions for Deep RL", 2017
-(https://arxiv.org/abs/1705.05035). Brohan et al., "RT-1", 2022 (https://arxiv.org/abs/2212.06817),
-is a robot policy over bins. The soft labels q are those of Imani & White, "Improving Regression
-Performance with Distributional Losses", 2018 (https://arxiv.org/abs/1806.04613).
-
-The labels q are smoothed, so p is as well. `act` takes that back: after it has drawn a bin, it
-returns the mean of the bins nearby (3), which is one mean-shift step towards the mode.
+s is the observation and a the expert's action. Metz et al., "Discrete Sequential Prediction of
+Continuous Actions for Deep RL", 2017 (https://arxiv.org/abs/1705.05035). Brohan et al., "RT-1",
+2022 (https://arxiv.org/abs/2212.06817), is a robot policy over bins. The soft labels q are those of
+Imani & White, "Improving Regression Performance with Distributional Losses", 2018
+(https://arxiv.org/abs/1806.04613), evaluated at the centres of the bins.
 
 Differences from the papers:
-- Metz et al. learn values. Here later dimensions see a_d as a sum of embeddings, weighted by q_d.
+- Metz et al. learn values. Here p is a policy.
+- Dimension d sees those before it as a sum of embeddings, weighted by their q.
 - The bins reach three bandwidths beyond the demonstrations, so that q is symmetric at their bounds.
-- Discrete and MultiDiscrete action spaces need no bins: q is one-hot, the policy a Categorical.
+- Discrete and MultiDiscrete action spaces need no bins: q is one-hot, the policy is categorical.
 - AdamW; the learning rate warms up and then falls to zero. The last policy is kept.
 
-    python bc_autoregressive.py --env-id Hopper-v4  # return XXXX; deviation between 5 seeds XX
+Since q is smooth, p is too. One mean-shift step (3) from a drawn bin towards the mode takes back
+part of that: half of it, where the expert is deterministic.
+
+    python bc_autoregressive.py --env-id Hopper-v4  # return XXXX, std XX over 5 seeds
 """
 
 import json
@@ -50,7 +52,7 @@ from experts import load_expert
 class Args:
     # --- Task and demonstrations ---
     env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
-    num_envs: int = 25  # environments that play at the same time
+    num_envs: int = 25  # environments stepped together
     max_episode_steps: int | None = None  # None: the environment's own limit
     num_demos: int = 10  # expert episodes to learn from, plus 10% held out
     expert: str | None = None  # your own expert, as module:callable
@@ -75,7 +77,7 @@ class Args:
     def __post_init__(self):  # tyro shows what is raised here as a usage error
         for name, value in vars(self).items():
             if type(value) in (int, float) and name != "seed" and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0")
+                raise ValueError(f"{name} must be positive and finite")
 
 
 class Policy(nn.Module):
@@ -113,7 +115,8 @@ class Policy(nn.Module):
         self.register_buffer("action_low", torch.tensor(low, dtype=torch.float32))
         self.register_buffer("action_high", torch.tensor(high, dtype=torch.float32))
 
-        # A dimension with fewer categories than another has some that are never drawn.
+        # A dimension with fewer categories than another has some that are never drawn. The mask
+        # is no -inf, since 0 * -inf is NaN in (2).
         missing = torch.arange(self.C) >= torch.as_tensor(sizes)[:, None]  # (D, C)
         self.register_buffer("mask", torch.where(missing, -1e9, 0.0))
         centres = self.action_low[:, None] + torch.arange(self.C)
@@ -139,23 +142,26 @@ class Policy(nn.Module):
 
     def context(self, obs):
         """What each dimension sees of the observation (B, D, H)."""
-        # The clamp bounds inputs that the demonstrations hardly vary, and the policy's states do.
+        # An input that hardly varies in the demonstrations can be huge in the policy's own states.
         obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
         return self.net(obs).unflatten(-1, (self.D, self.H))
 
     def forward(self, obs, q):
         """log p(b | a_<d, s) (B, D, C) of all dimensions at once, given the soft labels q."""
-        embedded = torch.einsum("bdc,dch->bdh", q, self.embedding)
-        before = F.pad(embedded[:, :-1].cumsum(1), (0, 0, 1, 0))  # sum over the dimensions before d
+        embedded = torch.einsum("ndc,dch->ndh", q, self.embedding)
+        nothing = torch.zeros_like(embedded[:, :1])  # stands before the first dimension
+        before = torch.cat([nothing, embedded[:, :-1].cumsum(1)], dim=1)
         hidden = F.gelu(self.context(obs) + before)
-        logits = torch.einsum("bdh,dhc->bdc", hidden, self.head) + self.mask
+        logits = torch.einsum("ndh,dhc->ndc", hidden, self.head) + self.mask
         return logits.log_softmax(-1)
 
     def log_prob(self, obs, actions):
         """log pi(a|s) (B,) in nats, for actions (B, D) in the environment's units."""
         log_p = self(obs, self.soft_labels(actions))
-        bins = (actions[..., None] - self.centres).abs().argmin(-1, keepdim=True)  # (B, D, 1)
-        return (log_p.gather(-1, bins).squeeze(-1) - self.width.log()).sum(-1)  # (1)
+        distance = (actions[..., None] - self.centres).abs()
+        bins = distance.argmin(-1, keepdim=True)  # (B, D, 1); beyond the last bin it counts in it
+        log_p = log_p.gather(-1, bins).squeeze(-1)
+        return (log_p - self.width.log()).sum(-1)  # (1)
 
     def loss(self, obs, actions):
         q = self.soft_labels(actions)
@@ -169,15 +175,17 @@ class Policy(nn.Module):
         before = torch.zeros_like(context[:, 0])
         actions = []
         for d in range(self.D):
-            logits = F.gelu(context[:, d] + before) @ self.head[d] + self.mask[d]  # (N, C)
+            hidden = F.gelu(context[:, d] + before)
+            logits = hidden @ self.head[d] + self.mask[d]  # (N, C)
             drawn = torch.multinomial(logits.softmax(-1), 1)  # (N, 1)
-            z = (self.centres[d][drawn] - self.centres[d]) / self.bandwidth[d]
+            centres = self.centres[d]
+            z = (centres[drawn] - centres) / self.bandwidth[d]
             r = (logits - 0.5 * z.square()).softmax(-1)
-            action = r @ self.centres[d]  # (3)
+            action = (r @ centres).clamp(self.action_low[d], self.action_high[d])  # (3)
             actions.append(action)
             before = before + self.soft_labels(action, d) @ self.embedding[d]
 
-        actions = torch.stack(actions, dim=-1).clamp(self.action_low, self.action_high)
+        actions = torch.stack(actions, dim=-1)
         if not self.continuous:
             actions = actions.round()
         shape = (len(obs), *self.action_space.shape)
@@ -185,7 +193,7 @@ class Policy(nn.Module):
 
 
 def mean_and_std(x):
-    """For standardising x (T, dim). Constant dimensions keep scale 1."""
+    """For standardising x (M, dim). Constant dimensions keep scale 1."""
     x = x.double()
     std = x.std(0, correction=0)
     std = torch.where(std > 1e-6, std, 1.0)
@@ -193,15 +201,15 @@ def mean_and_std(x):
 
 
 def train(args, policy, demos, held_out, envs, writer):
-    """Fit the policy to the demonstrations, and log how it does on the way."""
+    """Fit the policy to the demonstrations, and log its progress."""
     obs, actions = to_tensors(demos, args.device)
-    held_out = [x[:10_000] for x in to_tensors(held_out, args.device)]  # enough for its mean
+    held_out = [x[:10_000] for x in to_tensors(held_out, args.device)]  # for memory
     policy.set_statistics(obs, actions)
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=0.01, fused=True)
 
     progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
     for update in progress:
-        # A rate that falls to zero averages over batches, so that the last policy can be kept.
+        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
         fraction = update / args.num_updates
         warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
@@ -242,29 +250,30 @@ Episode = namedtuple("Episode", "obs actions rewards info")
 
 
 def rollout(envs, act, num_episodes, seed):
-    """Play whole episodes, one per environment at a time. Episode k has the seed `seed + k`."""
+    """Play whole episodes, one per environment at a time, with the seeds seed, seed + 1, ..."""
     episodes = []
     progress = tqdm(total=num_episodes, unit=" episodes", leave=False, disable=None)
     while len(episodes) < num_episodes:
         first = len(episodes)
-        obs = np.stack([env.reset(seed=seed + first + i)[0] for i, env in enumerate(envs)])
+        obs = np.stack([env.reset(seed=seed + first + n)[0] for n, env in enumerate(envs)])
         running = first + np.arange(len(envs)) < num_episodes
         steps = [[] for _ in envs]
         infos = [{} for _ in envs]
         while running.any():
             # Copies, in case an expert reuses its arrays or an environment changes its action.
             actions = np.array(act(obs.copy()))
-            for i in np.flatnonzero(running):
-                action = actions[i].copy()
-                next_obs, reward, terminated, truncated, infos[i] = envs[i].step(action)
-                steps[i].append((obs[i].copy(), actions[i], reward))
-                obs[i] = next_obs
+            for n in np.flatnonzero(running):
+                action = actions[n].copy()
+                next_obs, reward, terminated, truncated, infos[n] = envs[n].step(action)
+                steps[n].append((obs[n].copy(), actions[n], reward))
+                obs[n] = next_obs
                 if terminated or truncated:
-                    running[i] = False
+                    running[n] = False
                     progress.update()
         for episode, info in zip(steps, infos, strict=True):
             if episode:  # the last batch may need fewer environments
-                episodes.append(Episode(*map(np.array, zip(*episode, strict=True)), info))
+                columns = zip(*episode, strict=True)
+                episodes.append(Episode(*map(np.array, columns), dict(info)))
     return episodes
 
 
@@ -278,7 +287,7 @@ def collect_demonstrations(args):
         recorded = minari.load_dataset(args.dataset).iterate_episodes(range(num_episodes))
         episodes = [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in recorded]
     else:
-        expert = load_expert(args.env_id, args.expert, args.seed)
+        expert = load_expert(args.env_id, args.expert, 1_000_000 * args.seed + 700_000)
         episodes = rollout(envs, expert, num_episodes, 1_000_000 * args.seed)
     for episode in episodes:
         check(envs[0].action_space, episode.obs, episode.actions)
@@ -286,18 +295,17 @@ def collect_demonstrations(args):
 
 
 def check(space, obs, actions):
-    """Refuse what would be learned without a word: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # NumPy refuses 1.7 as an integer
+    """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
-    if not (np.isfinite(obs).all() and np.isfinite(actions).all()):
-        raise gym.error.Error("observations and actions must be finite")
-    if actions.min(0) not in space or actions.max(0) not in space:
-        raise gym.error.Error(f"the actions are not in {space}")
+    finite = np.isfinite(obs).all() and np.isfinite(actions).all()
+    if not finite or actions.min(0) not in space or actions.max(0) not in space:
+        raise gym.error.Error(f"observations and actions must be finite, and actions in {space}")
 
 
 def to_tensors(episodes, device):
-    """Concatenated observations (T, obs_dim) and actions (T, D)."""
+    """Concatenated observations (M, obs_dim) and actions (M, D)."""
     obs = np.concatenate([episode.obs for episode in episodes])
     actions = np.concatenate([episode.actions for episode in episodes])
     actions = actions.reshape(len(obs), -1)  # Discrete actions have no dimension of their own
@@ -305,9 +313,9 @@ def to_tensors(episodes, device):
 
 
 def evaluate(args, envs, policy, num_episodes):
-    """Returns; and the success rate and the modes of successes, if the environment reports them."""
-    # The demonstrations have the seeds from 1_000_000 * args.seed on, so these episodes are new.
-    with torch.random.fork_rng():  # so that what is drawn here depends on the seed alone
+    """Returns, and if the environment reports them the success rate and the modes of successes."""
+    # Seeds: 1_000_000 * args.seed for demonstrations, + 500_000 here, + 700_000 for the expert.
+    with torch.random.fork_rng():  # the draws depend on the seed alone, and disturb no training
         torch.manual_seed(args.seed)
         episodes = rollout(envs, policy.act, num_episodes, 1_000_000 * args.seed + 500_000)
     returns = [float(episode.rewards.sum()) for episode in episodes]
@@ -316,16 +324,15 @@ def evaluate(args, envs, policy, num_episodes):
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
     }
-    infos = [episode.info for episode in episodes]
-    if any("is_success" in info for info in infos):
-        successes = [info for info in infos if info.get("is_success")]
+    if any("is_success" in episode.info for episode in episodes):
+        successes = [episode.info for episode in episodes if episode.info.get("is_success")]
         results["success_rate"] = len(successes) / num_episodes
-        results["modes"] = Counter(info["mode"] for info in successes if "mode" in info)
+        results["modes"] = Counter(str(info["mode"]) for info in successes if "mode" in info)
     return results
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, from the first seeds of the evaluation."""
+    """Three episodes, with the first seeds of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):

@@ -1,32 +1,32 @@
 """Behaviour cloning with diffusion: noise is added to actions, and a network learns to remove it.
 
-    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,   eps ~ N(0, 1)                      (1)
-    L = E clip(abar_t / (1 - abar_t), 1, 20) || x_0 - f(x_t, t, s) ||^2                 (2)
-    x0' = f(x_t, t, s),   eps' = (x_t - sqrt(abar_t) x0') / sqrt(1 - abar_t)            (3)
-    x_r = sqrt(abar_r) x0' + sqrt(1 - abar_r - sigma^2) eps' + sigma z,   r < t,
-        sigma^2 = eta^2 (1 - abar_r) / (1 - abar_t) (1 - abar_t / abar_r),   z ~ N(0, 1)  (4)
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,   eps ~ N(0, I),   t ~ U{1, ..., 50}   (1)
+    L = E[clip(abar_t / (1 - abar_t), 1, 20) || x_0 - f(x_t, t, s) ||^2]                  (2)
+    x0' = f(x_t, t, s),   eps' = (x_t - sqrt(abar_t) x0') / sqrt(1 - abar_t)              (3)
+    x_t' = sqrt(abar_t') x0' + sqrt(1 - abar_t' - sigma^2) eps' + sigma z,   t' < t,      (4)
+        sigma^2 = (1 - abar_t') / (1 - abar_t) (1 - abar_t / abar_t') for DDPM, 0 for DDIM
 
-s is the observation, x_0 the actions scaled to [-1, 1], f the network. t = 0 is data and t = 50 is
-noise (in bc_flow.py t = 0 is noise). Chi et al., "Diffusion Policy", 2023
+s is the observation, x_0 the expert's actions scaled to [-1, 1], f the network, z ~ N(0, I). t = 0
+is data and t = 50 is noise (in bc_flow.py t = 0 is noise). Chi et al., "Diffusion Policy", 2023
 (https://arxiv.org/abs/2303.04137). abar is the squared-cosine schedule of Nichol & Dhariwal, 2021
 (https://arxiv.org/abs/2102.09672). The sampler (4) is DDIM (Song et al., 2021,
-https://arxiv.org/abs/2010.02502), or with --eta 1 and as many steps as in training DDPM (Ho et al.,
-2020, https://arxiv.org/abs/2006.11239). The weight in (2), the signal-to-noise ratio, is bounded
-below as in Salimans & Ho, 2022 (https://arxiv.org/abs/2202.00512), and above as in Hang et al.,
-2023 (https://arxiv.org/abs/2303.09556).
+https://arxiv.org/abs/2010.02502) or DDPM (Ho et al., 2020, https://arxiv.org/abs/2006.11239). The
+weight in (2), the signal-to-noise ratio, is bounded below as in Salimans & Ho, 2022
+(https://arxiv.org/abs/2202.00512), and above as in Hang et al., 2023
+(https://arxiv.org/abs/2303.09556), who use 5.
 
-Differences from the paper:
+Differences from Chi et al.:
 - Chunks of actions are off by default (receding horizon: --horizon 16 --action-horizon 8).
 - The network is an MLP that sees one observation, and sqrt(abar_t), sqrt(1 - abar_t) for t.
-- f predicts x_0, clipped to [-1, 1] in (3), and not eps (--predict-noise: plain squared error).
-- 50 steps in training. 8 at test time, from t = 50 to 0, denser where there is little noise:
+- f predicts x_0, clipped to [-1, 1] in (3). With --predict-noise it predicts eps, as theirs does,
+  and the loss is the plain squared error.
+- 50 steps in training. 8 at test time, denser where there is little noise:
   50, 39, 29, 20, 13, 8, 4, 1, 0.
-- The upper bound of the weight in (2) is 20; that of Hang et al. is 5.
-- AdamW; the learning rate falls to zero, so that a moving average of the weights changes nothing.
+- No moving average of the weights: the learning rate falls to zero instead.
 
-At test time (4) draws a chunk of `horizon` actions; `act` executes the first `action_horizon`.
+At test time (4) draws `horizon` actions; `act` executes the first `action_horizon`, clipped.
 
-    python bc_diffusion.py --env-id Hopper-v4  # return XXXX; deviation between 5 seeds XX
+    python bc_diffusion.py --env-id Hopper-v4  # return XXXX, std XX over 5 seeds
 """
 
 import json
@@ -56,7 +56,7 @@ from experts import load_expert
 class Args:
     # --- Task and demonstrations ---
     env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
-    num_envs: int = 25  # environments that play at the same time
+    num_envs: int = 25  # environments stepped together
     max_episode_steps: int | None = None  # None: the environment's own limit
     num_demos: int = 10  # expert episodes to learn from, plus 10% held out
     expert: str | None = None  # your own expert, as module:callable
@@ -77,18 +77,19 @@ class Args:
     # --- Diffusion ---
     num_diffusion_steps: int = 50  # in training
     num_inference_steps: int = 8  # at test time
-    eta: float = 0.0  # noise of the sampler: 0 is DDIM, 1 is DDPM
+    sampler: Literal["ddim", "ddpm"] = "ddim"  # ddpm adds noise in each step
     predict_noise: bool = False  # predict eps, as in the paper, instead of x_0
     horizon: int = 1  # actions in a chunk
     action_horizon: int = 1  # actions executed before the next chunk is drawn
 
     def __post_init__(self):  # tyro shows what is raised here as a usage error
-        may_be_zero = ("seed", "eta")
         for name, value in vars(self).items():
-            if type(value) in (int, float) and name not in may_be_zero and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0")
+            if type(value) in (int, float) and name != "seed" and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite")
         if self.action_horizon > self.horizon:
             raise ValueError("action_horizon must be at most horizon")
+        if self.num_inference_steps > self.num_diffusion_steps:
+            raise ValueError("num_inference_steps must be at most num_diffusion_steps")
 
 
 class Policy(nn.Module):
@@ -118,10 +119,11 @@ class Policy(nn.Module):
         self.register_buffer("action_high", torch.tensor(action_space.high))
 
         # abar_t for t = 0, ..., num_diffusion_steps; beta_t = 1 - abar_t / abar_(t-1) <= 0.999.
-        share = torch.linspace(0, 1, args.num_diffusion_steps + 1)
-        squared_cosine = torch.cos((share + 0.008) / 1.008 * math.pi / 2).square()
+        fraction = torch.linspace(0, 1, args.num_diffusion_steps + 1)
+        squared_cosine = torch.cos((fraction + 0.008) / 1.008 * math.pi / 2).square()
         alpha = (squared_cosine[1:] / squared_cosine[:-1]).clamp(min=0.001)
         self.register_buffer("abar", torch.cat([torch.ones(1), alpha.cumprod(0)]))
+        self.register_buffer("predict_noise", torch.tensor(args.predict_noise))
 
     def set_statistics(self, obs, actions):
         """Observations are standardised; the range of the actions becomes [-1, 1]."""
@@ -134,7 +136,7 @@ class Policy(nn.Module):
 
     def forward(self, obs, x, t):
         """f: x_0 (or eps) from x_t (B, horizon * act_dim), of the same shape, and steps t (B,)."""
-        # The clamp bounds inputs that the demonstrations hardly vary, and the policy's states do.
+        # An input that hardly varies in the demonstrations can be huge in the policy's own states.
         obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
         abar = self.abar[t][:, None]
         return self.net(torch.cat([obs, x, abar.sqrt(), (1 - abar).sqrt()], dim=-1))
@@ -147,7 +149,7 @@ class Policy(nn.Module):
         abar = self.abar[t][:, None]
         x = abar.sqrt() * x0 + (1 - abar).sqrt() * eps  # (1)
         prediction = self(obs, x, t)
-        if self.args.predict_noise:
+        if self.predict_noise:
             return (eps - prediction).square().sum(-1).mean()
         weight = (abar / (1 - abar)).clamp(1, 20)
         return (weight * (x0 - prediction).square()).sum(-1).mean()  # (2)
@@ -162,20 +164,19 @@ class Policy(nn.Module):
         """Chunks of actions (N, horizon, act_dim), drawn by denoising."""
         x = torch.randn(len(obs), self.net[-1].out_features, device=obs.device)
         abar = self.abar.tolist()
-        for t, r in pairwise(self.inference_steps()):
+        for t, next_t in pairwise(self.inference_steps()):
+            signal = math.sqrt(abar[t])
+            noise = math.sqrt(1 - abar[t])
             prediction = self(obs, x, torch.full((len(obs),), t, device=obs.device))
-            if self.args.predict_noise:
-                x0 = (x - math.sqrt(1 - abar[t]) * prediction) / math.sqrt(abar[t])
-            else:
-                x0 = prediction
+            x0 = (x - noise * prediction) / signal if self.predict_noise else prediction
             x0 = x0.clamp(-1, 1)
-            eps = (x - math.sqrt(abar[t]) * x0) / math.sqrt(1 - abar[t])  # (3)
+            eps = (x - signal * x0) / noise  # (3)
 
-            ddpm_variance = (1 - abar[r]) / (1 - abar[t]) * (1 - abar[t] / abar[r])
-            sigma = self.args.eta * math.sqrt(ddpm_variance)
-            eps_scale = math.sqrt(max(0.0, 1 - abar[r] - sigma**2))
+            variance = (1 - abar[next_t]) / (1 - abar[t]) * (1 - abar[t] / abar[next_t])
+            sigma = math.sqrt(variance) if self.args.sampler == "ddpm" else 0.0
+            eps_scale = math.sqrt(max(0.0, 1 - abar[next_t] - sigma**2))
             z = torch.randn_like(x)
-            x = math.sqrt(abar[r]) * x0 + eps_scale * eps + sigma * z  # (4)
+            x = math.sqrt(abar[next_t]) * x0 + eps_scale * eps + sigma * z  # (4)
         return self.action_centre + self.action_scale * x.unflatten(-1, (self.args.horizon, -1))
 
     @torch.inference_mode()
@@ -193,7 +194,7 @@ class Policy(nn.Module):
 
 
 def mean_and_std(x):
-    """For standardising x (T, dim). Constant dimensions keep scale 1."""
+    """For standardising x (M, dim). Constant dimensions keep scale 1."""
     x = x.double()
     std = x.std(0, correction=0)
     std = torch.where(std > 1e-6, std, 1.0)
@@ -201,15 +202,15 @@ def mean_and_std(x):
 
 
 def train(args, policy, demos, held_out, envs, writer):
-    """Fit the policy to the demonstrations, and log how it does on the way."""
+    """Fit the policy to the demonstrations, and log its progress."""
     obs, actions = to_tensors(demos, args.horizon, args.device)
-    held_out = [x[:10_000] for x in to_tensors(held_out, args.horizon, args.device)]
+    held_out = [x[:10_000] for x in to_tensors(held_out, args.horizon, args.device)]  # for memory
     policy.set_statistics(obs, actions)
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=0.01, fused=True)
 
     progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
     for update in progress:
-        # A rate that falls to zero averages over batches, so that the last policy can be kept.
+        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
         fraction = update / args.num_updates
         warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
@@ -246,32 +247,32 @@ def make_envs(args, num_envs, **kwargs):
 Episode = namedtuple("Episode", "obs actions rewards info")
 
 
-def rollout(envs, act, num_episodes, seed, at_start=None):
-    """Play whole episodes, one per environment at a time. Episode k has the seed `seed + k`."""
+def rollout(envs, act, num_episodes, seed, at_start=lambda: None):
+    """Play whole episodes, one per environment at a time, with the seeds seed, seed + 1, ..."""
     episodes = []
     progress = tqdm(total=num_episodes, unit=" episodes", leave=False, disable=None)
     while len(episodes) < num_episodes:
         first = len(episodes)
-        if at_start:
-            at_start()  # a chunk ends with its episode
-        obs = np.stack([env.reset(seed=seed + first + i)[0] for i, env in enumerate(envs)])
+        at_start()  # drops the actions left over from earlier episodes
+        obs = np.stack([env.reset(seed=seed + first + n)[0] for n, env in enumerate(envs)])
         running = first + np.arange(len(envs)) < num_episodes
         steps = [[] for _ in envs]
         infos = [{} for _ in envs]
         while running.any():
             # Copies, in case an expert reuses its arrays or an environment changes its action.
             actions = np.array(act(obs.copy()))
-            for i in np.flatnonzero(running):
-                action = actions[i].copy()
-                next_obs, reward, terminated, truncated, infos[i] = envs[i].step(action)
-                steps[i].append((obs[i].copy(), actions[i], reward))
-                obs[i] = next_obs
+            for n in np.flatnonzero(running):
+                action = actions[n].copy()
+                next_obs, reward, terminated, truncated, infos[n] = envs[n].step(action)
+                steps[n].append((obs[n].copy(), actions[n], reward))
+                obs[n] = next_obs
                 if terminated or truncated:
-                    running[i] = False
+                    running[n] = False
                     progress.update()
         for episode, info in zip(steps, infos, strict=True):
             if episode:  # the last batch may need fewer environments
-                episodes.append(Episode(*map(np.array, zip(*episode, strict=True)), info))
+                columns = zip(*episode, strict=True)
+                episodes.append(Episode(*map(np.array, columns), dict(info)))
     return episodes
 
 
@@ -285,7 +286,7 @@ def collect_demonstrations(args):
         recorded = minari.load_dataset(args.dataset).iterate_episodes(range(num_episodes))
         episodes = [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in recorded]
     else:
-        expert = load_expert(args.env_id, args.expert, args.seed)
+        expert = load_expert(args.env_id, args.expert, 1_000_000 * args.seed + 700_000)
         episodes = rollout(envs, expert, num_episodes, 1_000_000 * args.seed)
     for episode in episodes:
         check(envs[0].action_space, episode.obs, episode.actions)
@@ -293,18 +294,17 @@ def collect_demonstrations(args):
 
 
 def check(space, obs, actions):
-    """Refuse what would be learned without a word: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # NumPy refuses 1.7 as an integer
+    """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
-    if not (np.isfinite(obs).all() and np.isfinite(actions).all()):
-        raise gym.error.Error("observations and actions must be finite")
-    if actions.min(0) not in space or actions.max(0) not in space:
-        raise gym.error.Error(f"the actions are not in {space}")
+    finite = np.isfinite(obs).all() and np.isfinite(actions).all()
+    if not finite or actions.min(0) not in space or actions.max(0) not in space:
+        raise gym.error.Error(f"observations and actions must be finite, and actions in {space}")
 
 
 def to_tensors(episodes, horizon, device):
-    """Concatenated observations (T, obs_dim), and the actions that follow (T, horizon, act_dim)."""
+    """Concatenated observations (M, obs_dim), and the actions that follow (M, horizon, act_dim)."""
     obs = np.concatenate([episode.obs for episode in episodes])
     chunks = []
     for episode in episodes:
@@ -316,9 +316,9 @@ def to_tensors(episodes, horizon, device):
 
 
 def evaluate(args, envs, policy, num_episodes):
-    """Returns; and the success rate and the modes of successes, if the environment reports them."""
-    # The demonstrations have the seeds from 1_000_000 * args.seed on, so these episodes are new.
-    with torch.random.fork_rng():  # so that what is drawn here depends on the seed alone
+    """Returns, and if the environment reports them the success rate and the modes of successes."""
+    # Seeds: 1_000_000 * args.seed for demonstrations, + 500_000 here, + 700_000 for the expert.
+    with torch.random.fork_rng():  # the draws depend on the seed alone, and disturb no training
         torch.manual_seed(args.seed)
         seed = 1_000_000 * args.seed + 500_000
         episodes = rollout(envs, policy.act, num_episodes, seed, at_start=policy.queue.clear)
@@ -328,16 +328,15 @@ def evaluate(args, envs, policy, num_episodes):
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
     }
-    infos = [episode.info for episode in episodes]
-    if any("is_success" in info for info in infos):
-        successes = [info for info in infos if info.get("is_success")]
+    if any("is_success" in episode.info for episode in episodes):
+        successes = [episode.info for episode in episodes if episode.info.get("is_success")]
         results["success_rate"] = len(successes) / num_episodes
-        results["modes"] = Counter(info["mode"] for info in successes if "mode" in info)
+        results["modes"] = Counter(str(info["mode"]) for info in successes if "mode" in info)
     return results
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, from the first seeds of the evaluation."""
+    """Three episodes, with the first seeds of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):

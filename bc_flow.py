@@ -1,31 +1,30 @@
 """Behaviour cloning with flow matching: a network learns which way to move from noise to actions.
 
-    x_t = (1 - t) eps + t a,   eps ~ N(0, 1),   t ~ U(0, 1)                             (1)
+    x_t = (1 - t) eps + t a,   eps ~ N(0, I),   t ~ U(0, 1)                             (1)
     v(x, t, s) = (f(x, t, s) - x) / (1 - t)                                             (2)
     L = E || v(x_t, t, s) - (a - eps) ||^2 = E || f(x_t, t, s) - a ||^2 / (1 - t)^2     (3)
-    x <- x + (t' - t) v(x, t, s),   from x ~ N(0, 1) at t = 0 to an action at t = 1     (4)
+    x_t' = x_t + (t' - t) v(x_t, t, s),   t' > t,   from noise at t = 0 to t = 1        (4)
 
-s is the observation, a the actions scaled to [-1, 1], f the network. t = 0 is noise and t = 1 is
-data (in bc_diffusion.py t = 0 is data). On the line (1) the velocity a - eps equals
-(a - x_t) / (1 - t). Its mean given x_t and s is (2) with f = E[a | x_t, s], which minimises (3). A
-single step (4) would act with E[a | s], the mean of all modes; small steps lead to one of them.
-(4) is the DDIM update of bc_diffusion.py with signal t and noise 1 - t, without its clipping.
+s is the observation, a the expert's actions scaled to [-1, 1], f the network. t = 0 is noise and
+t = 1 is data (in bc_diffusion.py t = 0 is data). On the line (1) the velocity is
+a - eps = (a - x_t) / (1 - t). Its mean given x_t and s is (2) with f = E[a | x_t, s], the minimiser
+of (3). One Euler step (4) returns E[a | s], the mean over modes; several steps end at one mode. (4)
+is the DDIM update of bc_diffusion.py with signal t and noise 1 - t, without its clipping.
 
 Lipman et al., "Flow Matching for Generative Modeling", 2023 (https://arxiv.org/abs/2210.02747), and
 Liu et al., "Flow Straight and Fast", 2023 (https://arxiv.org/abs/2209.03003), without reflow. A
 robot policy of this kind is Black et al., "pi_0", 2024 (https://arxiv.org/abs/2410.24164).
 
 Differences from the papers:
-- The network predicts the actions f in place of the velocity v.
-- In (3), 1 - t is at least 0.2: the mean of 1 / (1 - t)^2 is infinite.
+- The network predicts the actions f, not the velocity v. It is an MLP that sees one observation, t.
+- In (3), 1 - t is at least 0.2, because E[1 / (1 - t)^2] diverges.
 - Eight Euler steps (4), shorter towards t = 1, where modes that are close together separate.
-- The network is an MLP that sees one observation and t.
 - Chunks of actions are off by default (receding horizon: --horizon 16 --action-horizon 8).
-- AdamW; the learning rate falls to zero, so that a moving average of the weights changes nothing.
+- No moving average of the weights: the learning rate falls to zero instead.
 
-At test time (4) draws a chunk of `horizon` actions; `act` executes the first `action_horizon`.
+At test time (4) draws `horizon` actions; `act` executes the first `action_horizon`, clipped.
 
-    python bc_flow.py --env-id Hopper-v4  # return XXXX; deviation between 5 seeds XX
+    python bc_flow.py --env-id Hopper-v4  # return XXXX, std XX over 5 seeds
 """
 
 import json
@@ -55,7 +54,7 @@ from experts import load_expert
 class Args:
     # --- Task and demonstrations ---
     env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
-    num_envs: int = 25  # environments that play at the same time
+    num_envs: int = 25  # environments stepped together
     max_episode_steps: int | None = None  # None: the environment's own limit
     num_demos: int = 10  # expert episodes to learn from, plus 10% held out
     expert: str | None = None  # your own expert, as module:callable
@@ -81,7 +80,7 @@ class Args:
     def __post_init__(self):  # tyro shows what is raised here as a usage error
         for name, value in vars(self).items():
             if type(value) in (int, float) and name != "seed" and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0")
+                raise ValueError(f"{name} must be positive and finite")
         if self.action_horizon > self.horizon:
             raise ValueError("action_horizon must be at most horizon")
 
@@ -123,7 +122,7 @@ class Policy(nn.Module):
 
     def forward(self, obs, x, t):
         """f: actions from x (B, horizon * act_dim), of the same shape, and times t (B, 1)."""
-        # The clamp bounds inputs that the demonstrations hardly vary, and the policy's states do.
+        # An input that hardly varies in the demonstrations can be huge in the policy's own states.
         obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
         return self.net(torch.cat([obs, x, t], dim=-1))
 
@@ -165,7 +164,7 @@ class Policy(nn.Module):
 
 
 def mean_and_std(x):
-    """For standardising x (T, dim). Constant dimensions keep scale 1."""
+    """For standardising x (M, dim). Constant dimensions keep scale 1."""
     x = x.double()
     std = x.std(0, correction=0)
     std = torch.where(std > 1e-6, std, 1.0)
@@ -173,15 +172,15 @@ def mean_and_std(x):
 
 
 def train(args, policy, demos, held_out, envs, writer):
-    """Fit the policy to the demonstrations, and log how it does on the way."""
+    """Fit the policy to the demonstrations, and log its progress."""
     obs, actions = to_tensors(demos, args.horizon, args.device)
-    held_out = [x[:10_000] for x in to_tensors(held_out, args.horizon, args.device)]
+    held_out = [x[:10_000] for x in to_tensors(held_out, args.horizon, args.device)]  # for memory
     policy.set_statistics(obs, actions)
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=0.01, fused=True)
 
     progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
     for update in progress:
-        # A rate that falls to zero averages over batches, so that the last policy can be kept.
+        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
         fraction = update / args.num_updates
         warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
@@ -218,32 +217,32 @@ def make_envs(args, num_envs, **kwargs):
 Episode = namedtuple("Episode", "obs actions rewards info")
 
 
-def rollout(envs, act, num_episodes, seed, at_start=None):
-    """Play whole episodes, one per environment at a time. Episode k has the seed `seed + k`."""
+def rollout(envs, act, num_episodes, seed, at_start=lambda: None):
+    """Play whole episodes, one per environment at a time, with the seeds seed, seed + 1, ..."""
     episodes = []
     progress = tqdm(total=num_episodes, unit=" episodes", leave=False, disable=None)
     while len(episodes) < num_episodes:
         first = len(episodes)
-        if at_start:
-            at_start()  # a chunk ends with its episode
-        obs = np.stack([env.reset(seed=seed + first + i)[0] for i, env in enumerate(envs)])
+        at_start()  # drops the actions left over from earlier episodes
+        obs = np.stack([env.reset(seed=seed + first + n)[0] for n, env in enumerate(envs)])
         running = first + np.arange(len(envs)) < num_episodes
         steps = [[] for _ in envs]
         infos = [{} for _ in envs]
         while running.any():
             # Copies, in case an expert reuses its arrays or an environment changes its action.
             actions = np.array(act(obs.copy()))
-            for i in np.flatnonzero(running):
-                action = actions[i].copy()
-                next_obs, reward, terminated, truncated, infos[i] = envs[i].step(action)
-                steps[i].append((obs[i].copy(), actions[i], reward))
-                obs[i] = next_obs
+            for n in np.flatnonzero(running):
+                action = actions[n].copy()
+                next_obs, reward, terminated, truncated, infos[n] = envs[n].step(action)
+                steps[n].append((obs[n].copy(), actions[n], reward))
+                obs[n] = next_obs
                 if terminated or truncated:
-                    running[i] = False
+                    running[n] = False
                     progress.update()
         for episode, info in zip(steps, infos, strict=True):
             if episode:  # the last batch may need fewer environments
-                episodes.append(Episode(*map(np.array, zip(*episode, strict=True)), info))
+                columns = zip(*episode, strict=True)
+                episodes.append(Episode(*map(np.array, columns), dict(info)))
     return episodes
 
 
@@ -257,7 +256,7 @@ def collect_demonstrations(args):
         recorded = minari.load_dataset(args.dataset).iterate_episodes(range(num_episodes))
         episodes = [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in recorded]
     else:
-        expert = load_expert(args.env_id, args.expert, args.seed)
+        expert = load_expert(args.env_id, args.expert, 1_000_000 * args.seed + 700_000)
         episodes = rollout(envs, expert, num_episodes, 1_000_000 * args.seed)
     for episode in episodes:
         check(envs[0].action_space, episode.obs, episode.actions)
@@ -265,18 +264,17 @@ def collect_demonstrations(args):
 
 
 def check(space, obs, actions):
-    """Refuse what would be learned without a word: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # NumPy refuses 1.7 as an integer
+    """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
-    if not (np.isfinite(obs).all() and np.isfinite(actions).all()):
-        raise gym.error.Error("observations and actions must be finite")
-    if actions.min(0) not in space or actions.max(0) not in space:
-        raise gym.error.Error(f"the actions are not in {space}")
+    finite = np.isfinite(obs).all() and np.isfinite(actions).all()
+    if not finite or actions.min(0) not in space or actions.max(0) not in space:
+        raise gym.error.Error(f"observations and actions must be finite, and actions in {space}")
 
 
 def to_tensors(episodes, horizon, device):
-    """Concatenated observations (T, obs_dim), and the actions that follow (T, horizon, act_dim)."""
+    """Concatenated observations (M, obs_dim), and the actions that follow (M, horizon, act_dim)."""
     obs = np.concatenate([episode.obs for episode in episodes])
     chunks = []
     for episode in episodes:
@@ -288,9 +286,9 @@ def to_tensors(episodes, horizon, device):
 
 
 def evaluate(args, envs, policy, num_episodes):
-    """Returns; and the success rate and the modes of successes, if the environment reports them."""
-    # The demonstrations have the seeds from 1_000_000 * args.seed on, so these episodes are new.
-    with torch.random.fork_rng():  # so that what is drawn here depends on the seed alone
+    """Returns, and if the environment reports them the success rate and the modes of successes."""
+    # Seeds: 1_000_000 * args.seed for demonstrations, + 500_000 here, + 700_000 for the expert.
+    with torch.random.fork_rng():  # the draws depend on the seed alone, and disturb no training
         torch.manual_seed(args.seed)
         seed = 1_000_000 * args.seed + 500_000
         episodes = rollout(envs, policy.act, num_episodes, seed, at_start=policy.queue.clear)
@@ -300,16 +298,15 @@ def evaluate(args, envs, policy, num_episodes):
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
     }
-    infos = [episode.info for episode in episodes]
-    if any("is_success" in info for info in infos):
-        successes = [info for info in infos if info.get("is_success")]
+    if any("is_success" in episode.info for episode in episodes):
+        successes = [episode.info for episode in episodes if episode.info.get("is_success")]
         results["success_rate"] = len(successes) / num_episodes
-        results["modes"] = Counter(info["mode"] for info in successes if "mode" in info)
+        results["modes"] = Counter(str(info["mode"]) for info in successes if "mode" in info)
     return results
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, from the first seeds of the evaluation."""
+    """Three episodes, with the first seeds of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):

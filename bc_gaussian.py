@@ -1,21 +1,20 @@
-"""Behaviour cloning with a Gaussian: maximum likelihood, a spread for each state, and one mode.
+"""Behaviour cloning with a Gaussian: maximum likelihood, a deviation for each state, and one mode.
 
     pi(a|s) = N(a; mu(s), diag sigma(s)^2)                                              (1)
-    L = E_(s, a) -log pi(a|s)                                                           (2)
+    L = E_(s, a)[-log pi(a|s)]                                                          (2)
 
-Nix & Weigend, "Estimating the Mean and Variance of the Target Probability Distribution", ICNN 1994
-(https://doi.org/10.1109/ICNN.1994.374138). Where demonstrations have two modes, the mean
-falls between them, as with squared loss, and sigma grows until it covers both. A density may exceed
-1, so the loss may be negative.
+s is the observation and a the expert's action. Nix & Weigend, "Estimating the Mean and Variance of
+the Target Probability Distribution", ICNN 1994 (https://doi.org/10.1109/ICNN.1994.374138). Between
+two modes mu is as wrong as with squared loss, and sigma covers both. The loss may be negative.
 
 Differences from the paper:
-- One network gives both moments, and both are trained from the start.
+- mu and sigma share all hidden layers and are trained together from the start.
 - Actions are standardised. sigma has a floor: a deterministic expert would drive it to zero.
 - AdamW; the learning rate warms up and then falls to zero. The last policy is kept.
 
 At test time `act` returns mu(s), or with --stochastic a draw from (1), clipped to the bounds.
 
-    python bc_gaussian.py --env-id Hopper-v4  # return 3731; deviation between 5 seeds 6
+    python bc_gaussian.py --env-id Hopper-v4  # return 3731, std 6 over 5 seeds
 """
 
 import json
@@ -45,7 +44,7 @@ from experts import load_expert
 class Args:
     # --- Task and demonstrations ---
     env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
-    num_envs: int = 25  # environments that play at the same time
+    num_envs: int = 25  # environments stepped together
     max_episode_steps: int | None = None  # None: the environment's own limit
     num_demos: int = 10  # expert episodes to learn from, plus 10% held out
     expert: str | None = None  # your own expert, as module:callable
@@ -70,7 +69,7 @@ class Args:
     def __post_init__(self):  # tyro shows what is raised here as a usage error
         for name, value in vars(self).items():
             if type(value) in (int, float) and name != "seed" and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0")
+                raise ValueError(f"{name} must be positive and finite")
 
 
 class Policy(nn.Module):
@@ -80,7 +79,7 @@ class Policy(nn.Module):
         super().__init__()
         obs_dim = obs_space.shape[0]
         act_dim = action_space.shape[0]
-        self.args = args
+        self.stochastic = args.stochastic
         self.net = nn.Sequential(
             nn.Linear(obs_dim, args.hidden_dim),
             nn.GELU(),
@@ -88,6 +87,7 @@ class Policy(nn.Module):
             nn.GELU(),
             nn.Linear(args.hidden_dim, 2 * act_dim),  # mu and sigma
         )
+        self.register_buffer("min_std", torch.tensor(args.min_std))
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
         self.register_buffer("action_mean", torch.zeros(act_dim))
@@ -101,10 +101,10 @@ class Policy(nn.Module):
 
     def forward(self, obs):
         """The Gaussian over standardised actions: mu (B, act_dim), sigma (B, act_dim)."""
-        # The clamp bounds inputs that the demonstrations hardly vary, and the policy's states do.
+        # An input that hardly varies in the demonstrations can be huge in the policy's own states.
         obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
         mu, raw_sigma = self.net(obs).chunk(2, dim=-1)
-        return mu, self.args.min_std + F.softplus(raw_sigma)
+        return mu, self.min_std + F.softplus(raw_sigma)
 
     def log_prob(self, obs, actions):
         """log pi(a|s) (B,) in nats, for actions (B, act_dim) in the environment's units."""
@@ -121,13 +121,13 @@ class Policy(nn.Module):
         """Like an expert, from numpy to numpy: obs (N, obs_dim) to actions (N, act_dim)."""
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
         mu, sigma = self(obs)
-        standardised = torch.normal(mu, sigma) if self.args.stochastic else mu
+        standardised = torch.normal(mu, sigma) if self.stochastic else mu
         actions = self.action_mean + self.action_std * standardised
         return actions.clamp(self.action_low, self.action_high).cpu().numpy()
 
 
 def mean_and_std(x):
-    """For standardising x (T, dim). Constant dimensions keep scale 1."""
+    """For standardising x (M, dim). Constant dimensions keep scale 1."""
     x = x.double()
     std = x.std(0, correction=0)
     std = torch.where(std > 1e-6, std, 1.0)
@@ -135,15 +135,15 @@ def mean_and_std(x):
 
 
 def train(args, policy, demos, held_out, envs, writer):
-    """Fit the policy to the demonstrations, and log how it does on the way."""
+    """Fit the policy to the demonstrations, and log its progress."""
     obs, actions = to_tensors(demos, args.device)
-    held_out = [x[:10_000] for x in to_tensors(held_out, args.device)]  # enough for its mean
+    held_out = [x[:10_000] for x in to_tensors(held_out, args.device)]  # for memory
     policy.set_statistics(obs, actions)
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=0.01, fused=True)
 
     progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
     for update in progress:
-        # A rate that falls to zero averages over batches, so that the last policy can be kept.
+        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
         fraction = update / args.num_updates
         warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
@@ -181,29 +181,30 @@ Episode = namedtuple("Episode", "obs actions rewards info")
 
 
 def rollout(envs, act, num_episodes, seed):
-    """Play whole episodes, one per environment at a time. Episode k has the seed `seed + k`."""
+    """Play whole episodes, one per environment at a time, with the seeds seed, seed + 1, ..."""
     episodes = []
     progress = tqdm(total=num_episodes, unit=" episodes", leave=False, disable=None)
     while len(episodes) < num_episodes:
         first = len(episodes)
-        obs = np.stack([env.reset(seed=seed + first + i)[0] for i, env in enumerate(envs)])
+        obs = np.stack([env.reset(seed=seed + first + n)[0] for n, env in enumerate(envs)])
         running = first + np.arange(len(envs)) < num_episodes
         steps = [[] for _ in envs]
         infos = [{} for _ in envs]
         while running.any():
             # Copies, in case an expert reuses its arrays or an environment changes its action.
             actions = np.array(act(obs.copy()))
-            for i in np.flatnonzero(running):
-                action = actions[i].copy()
-                next_obs, reward, terminated, truncated, infos[i] = envs[i].step(action)
-                steps[i].append((obs[i].copy(), actions[i], reward))
-                obs[i] = next_obs
+            for n in np.flatnonzero(running):
+                action = actions[n].copy()
+                next_obs, reward, terminated, truncated, infos[n] = envs[n].step(action)
+                steps[n].append((obs[n].copy(), actions[n], reward))
+                obs[n] = next_obs
                 if terminated or truncated:
-                    running[i] = False
+                    running[n] = False
                     progress.update()
         for episode, info in zip(steps, infos, strict=True):
             if episode:  # the last batch may need fewer environments
-                episodes.append(Episode(*map(np.array, zip(*episode, strict=True)), info))
+                columns = zip(*episode, strict=True)
+                episodes.append(Episode(*map(np.array, columns), dict(info)))
     return episodes
 
 
@@ -217,7 +218,7 @@ def collect_demonstrations(args):
         recorded = minari.load_dataset(args.dataset).iterate_episodes(range(num_episodes))
         episodes = [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in recorded]
     else:
-        expert = load_expert(args.env_id, args.expert, args.seed)
+        expert = load_expert(args.env_id, args.expert, 1_000_000 * args.seed + 700_000)
         episodes = rollout(envs, expert, num_episodes, 1_000_000 * args.seed)
     for episode in episodes:
         check(envs[0].action_space, episode.obs, episode.actions)
@@ -225,27 +226,26 @@ def collect_demonstrations(args):
 
 
 def check(space, obs, actions):
-    """Refuse what would be learned without a word: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # NumPy refuses 1.7 as an integer
+    """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
-    if not (np.isfinite(obs).all() and np.isfinite(actions).all()):
-        raise gym.error.Error("observations and actions must be finite")
-    if actions.min(0) not in space or actions.max(0) not in space:
-        raise gym.error.Error(f"the actions are not in {space}")
+    finite = np.isfinite(obs).all() and np.isfinite(actions).all()
+    if not finite or actions.min(0) not in space or actions.max(0) not in space:
+        raise gym.error.Error(f"observations and actions must be finite, and actions in {space}")
 
 
 def to_tensors(episodes, device):
-    """Concatenated observations (T, obs_dim) and actions (T, act_dim)."""
+    """Concatenated observations (M, obs_dim) and actions (M, act_dim)."""
     obs = np.concatenate([episode.obs for episode in episodes])
     actions = np.concatenate([episode.actions for episode in episodes])
     return [torch.tensor(x, dtype=torch.float32, device=device) for x in (obs, actions)]
 
 
 def evaluate(args, envs, policy, num_episodes):
-    """Returns; and the success rate and the modes of successes, if the environment reports them."""
-    # The demonstrations have the seeds from 1_000_000 * args.seed on, so these episodes are new.
-    with torch.random.fork_rng():  # so that what is drawn here depends on the seed alone
+    """Returns, and if the environment reports them the success rate and the modes of successes."""
+    # Seeds: 1_000_000 * args.seed for demonstrations, + 500_000 here, + 700_000 for the expert.
+    with torch.random.fork_rng():  # the draws depend on the seed alone, and disturb no training
         torch.manual_seed(args.seed)
         episodes = rollout(envs, policy.act, num_episodes, 1_000_000 * args.seed + 500_000)
     returns = [float(episode.rewards.sum()) for episode in episodes]
@@ -254,16 +254,15 @@ def evaluate(args, envs, policy, num_episodes):
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
     }
-    infos = [episode.info for episode in episodes]
-    if any("is_success" in info for info in infos):
-        successes = [info for info in infos if info.get("is_success")]
+    if any("is_success" in episode.info for episode in episodes):
+        successes = [episode.info for episode in episodes if episode.info.get("is_success")]
         results["success_rate"] = len(successes) / num_episodes
-        results["modes"] = Counter(info["mode"] for info in successes if "mode" in info)
+        results["modes"] = Counter(str(info["mode"]) for info in successes if "mode" in info)
     return results
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, from the first seeds of the evaluation."""
+    """Three episodes, with the first seeds of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):

@@ -3,22 +3,22 @@
     D <- the expert's own episodes,  pi_0 <- train(D)
     for i = 1, 2, ...:
         in each step act by pi* with probability beta^i, else by pi_(i-1)               (1)
-        D <- D + {(s, pi*(s)) for every visited state s},  pi_i <- train(D)             (2)
+        D <- D + {(s, pi*(s)) for every visited state s}                                (2)
+        pi_i <- train(D)                                                                (3)
 
 Ross, Gordon & Bagnell, "A Reduction of Imitation Learning and Structured Prediction to No-Regret
-Online Learning", 2011 (https://arxiv.org/abs/1011.0686). A policy that errs with probability eps
-on the expert's states can make of the order of eps T^2 mistakes in T steps, since its mistakes lead
-to states that no demonstration covers. One that errs with probability eps on its own states makes
-of the order of eps T, if the expert can recover from a mistake at a bounded cost.
+Online Learning", AISTATS 2011 (https://arxiv.org/abs/1011.0686). beta = 0, the default, is the
+paper's indicator: the policy acts alone from round 1 on. A policy that errs with probability eps on
+the expert's states can make of the order of eps T^2 mistakes in T steps, since its mistakes lead to
+states that no demonstration covers. One that errs with probability eps on its own states makes of
+the order of eps T, if the expert can recover from a mistake at a bounded cost.
 
 Differences from the paper:
-- By default --beta is 0: the policy acts alone in every round after the demonstrations.
 - pi_i starts from the weights of pi_(i-1), with the statistics of the new D and a fresh optimiser.
-- Squared loss for Box actions, cross-entropy for Discrete ones.
-- AdamW; the learning rate warms up and falls to zero in each round. The last policy is kept, not
-  the best on validation data.
+- Squared loss of standardised actions for Box, cross-entropy for Discrete action spaces.
+- AdamW; its rate falls to zero in each round. The last policy is kept, not the validated best.
 
-    python dagger.py --env-id Hopper-v4  # return XXXX; deviation between 5 seeds XX
+    python dagger.py --env-id Hopper-v4  # return XXXX, std XX over 5 seeds
 """
 
 import json
@@ -37,7 +37,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 import tyro
 from gymnasium.utils.save_video import save_video
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -48,14 +48,14 @@ from experts import load_expert
 class Args:
     # --- Task and demonstrations ---
     env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
-    num_envs: int = 25  # environments that play at the same time
+    num_envs: int = 25  # environments stepped together
     max_episode_steps: int | None = None  # None: the environment's own limit
     num_demos: int = 10  # expert episodes before the first round
     expert: str | None = None  # your own expert, as module:callable
     dataset: str | None = None  # a local Minari data set, in place of the expert's episodes
     # --- Training ---
     seed: int = 0  # of demonstrations, network, batches and evaluation
-    num_updates: int = 20_000  # gradient steps in all, shared equally among the rounds
+    num_updates: int = 20_000  # gradient steps in total, shared equally among the rounds
     batch_size: int = 256  # transitions in a gradient step
     learning_rate: float = 1e-3  # at its peak, after a linear warm-up; then cosine to 0
     hidden_dim: int = 256  # width of the hidden layers
@@ -63,20 +63,21 @@ class Args:
     # --- Evaluation and output ---
     eval_episodes: int = 50  # episodes of the final evaluation
     capture_video: bool = False  # record three episodes of the final policy
-    checkpoint: str | None = None  # evaluate this policy.safetensors, without training
-    resume: str | None = None  # continue the run in this directory; give the same flags again
+    resume: str | None = None  # continue the run in this directory, with the same flags
     run_dir: str = "runs"  # each run makes its own directory in here
     # --- DAgger ---
     num_rounds: int = 10  # rounds after the demonstrations; 0 is behaviour cloning
     episodes_per_round: int = 4  # in each round
     beta: float = 0.0  # the expert acts with probability beta^i in round i
-    label_share: float = 1.0  # keep this share of the labels, drawn at random
+    label_share: float = 1.0  # keep each label with this probability
 
     def __post_init__(self):  # tyro shows what is raised here as a usage error
         may_be_zero = ("seed", "num_rounds", "beta")
         for name, value in vars(self).items():
             if type(value) in (int, float) and name not in may_be_zero and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0")
+                raise ValueError(f"{name} must be positive and finite")
+        if not 0 <= self.num_rounds < self.num_updates:
+            raise ValueError("num_rounds must be at least 0 and less than num_updates")
 
 
 class Policy(nn.Module):
@@ -111,7 +112,7 @@ class Policy(nn.Module):
 
     def forward(self, obs):
         """Standardised actions (B, act_dim), or logits (B, n), for observations (B, obs_dim)."""
-        # The clamp bounds inputs that the labelled states hardly vary, and new states do.
+        # An input that hardly varies in the labelled states can be huge in new states.
         obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
         return self.net(obs)
 
@@ -132,7 +133,7 @@ class Policy(nn.Module):
 
 
 def mean_and_std(x):
-    """For standardising x (T, dim). Constant dimensions keep scale 1."""
+    """For standardising x (M, dim). Constant dimensions keep scale 1."""
     x = x.double()
     std = x.std(0, correction=0)
     std = torch.where(std > 1e-6, std, 1.0)
@@ -140,7 +141,7 @@ def mean_and_std(x):
 
 
 def dagger(args, policy, obs, actions, results, envs, run, writer):
-    """The rounds that `results` does not hold yet. obs and actions are D; round 0 only trains.
+    """Run the rounds that are not yet in `results`. D is (obs, actions); round 0 only trains.
 
     A round depends on its seeds, the weights and D alone, so that --resume repeats it exactly.
     """
@@ -149,13 +150,13 @@ def dagger(args, policy, obs, actions, results, envs, run, writer):
     remaining = range(len(results["rounds"]), args.num_rounds + 1)
     progress = tqdm(total=num_updates * len(remaining), unit=" updates", disable=None)
     for i in remaining:
-        torch.manual_seed(1_000_000 * args.seed + i)
+        torch.manual_seed(1_000_000 * args.seed + 600_000 + i)
         if i > 0:
             visited, labels = collect_round(args, round_envs, policy, i)
-            obs = torch.cat([obs, visited])
-            actions = torch.cat([actions, labels])  # (2)
+            obs = torch.cat([obs, visited])  # (2)
+            actions = torch.cat([actions, labels])
 
-        loss = train(args, policy, obs, actions, num_updates, progress)
+        loss = train(args, policy, obs, actions, num_updates, progress)  # (3)
         return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
         summary = {"expert_labels": len(obs), "loss": loss, "return_mean": return_mean}
         for name, value in summary.items():
@@ -170,14 +171,14 @@ def dagger(args, policy, obs, actions, results, envs, run, writer):
 
 
 def collect_round(args, envs, policy, i):
-    """The states that round i visits, and the expert's label on each of them."""
+    """The states that round i visits, and the expert's label on each that is kept."""
     seed = 1_000_000 * args.seed + 600_000 + (i - 1) * args.episodes_per_round
-    expert = load_expert(args.env_id, args.expert, seed)
-    rng = np.random.default_rng([args.seed, i])  # a list, so that no environment draws the same
+    expert = load_expert(args.env_id, args.expert, 1_000_000 * args.seed + 700_000 + i)
+    rng = np.random.default_rng(1_000_000 * args.seed + 800_000 + i)
     visited = []
     labels = []
     for first in range(0, args.episodes_per_round, len(envs)):
-        obs = np.stack([env.reset(seed=seed + first + k)[0] for k, env in enumerate(envs)])
+        obs = np.stack([env.reset(seed=seed + first + n)[0] for n, env in enumerate(envs)])
         running = first + np.arange(len(envs)) < args.episodes_per_round
         while running.any():
             expert_actions = np.array(expert(obs.copy()))
@@ -187,9 +188,9 @@ def collect_round(args, envs, policy, i):
             actions = policy.act(obs)
             expert_acts = rng.random(len(envs)) < args.beta**i
             actions[expert_acts] = expert_actions[expert_acts]  # (1)
-            for k in np.flatnonzero(running):
-                obs[k], _, terminated, truncated, _ = envs[k].step(actions[k].copy())
-                running[k] = not (terminated or truncated)
+            for n in np.flatnonzero(running):
+                obs[n], _, terminated, truncated, _ = envs[n].step(actions[n].copy())
+                running[n] = not (terminated or truncated)
     return to_tensors(args, visited, labels, rng)
 
 
@@ -230,29 +231,30 @@ Episode = namedtuple("Episode", "obs actions rewards info")
 
 
 def rollout(envs, act, num_episodes, seed):
-    """Play whole episodes, one per environment at a time. Episode k has the seed `seed + k`."""
+    """Play whole episodes, one per environment at a time, with the seeds seed, seed + 1, ..."""
     episodes = []
     progress = tqdm(total=num_episodes, unit=" episodes", leave=False, disable=None)
     while len(episodes) < num_episodes:
         first = len(episodes)
-        obs = np.stack([env.reset(seed=seed + first + i)[0] for i, env in enumerate(envs)])
+        obs = np.stack([env.reset(seed=seed + first + n)[0] for n, env in enumerate(envs)])
         running = first + np.arange(len(envs)) < num_episodes
         steps = [[] for _ in envs]
         infos = [{} for _ in envs]
         while running.any():
             # Copies, in case an expert reuses its arrays or an environment changes its action.
             actions = np.array(act(obs.copy()))
-            for i in np.flatnonzero(running):
-                action = actions[i].copy()
-                next_obs, reward, terminated, truncated, infos[i] = envs[i].step(action)
-                steps[i].append((obs[i].copy(), actions[i], reward))
-                obs[i] = next_obs
+            for n in np.flatnonzero(running):
+                action = actions[n].copy()
+                next_obs, reward, terminated, truncated, infos[n] = envs[n].step(action)
+                steps[n].append((obs[n].copy(), actions[n], reward))
+                obs[n] = next_obs
                 if terminated or truncated:
-                    running[i] = False
+                    running[n] = False
                     progress.update()
         for episode, info in zip(steps, infos, strict=True):
             if episode:  # the last batch may need fewer environments
-                episodes.append(Episode(*map(np.array, zip(*episode, strict=True)), info))
+                columns = zip(*episode, strict=True)
+                episodes.append(Episode(*map(np.array, columns), dict(info)))
     return episodes
 
 
@@ -265,7 +267,7 @@ def collect_demonstrations(args):
         recorded = minari.load_dataset(args.dataset).iterate_episodes(range(args.num_demos))
         episodes = [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in recorded]
     else:
-        expert = load_expert(args.env_id, args.expert, args.seed)
+        expert = load_expert(args.env_id, args.expert, 1_000_000 * args.seed + 700_000)
         episodes = rollout(envs, expert, args.num_demos, 1_000_000 * args.seed)
     for episode in episodes:
         check(envs[0].action_space, episode.obs, episode.actions)
@@ -273,18 +275,17 @@ def collect_demonstrations(args):
 
 
 def check(space, obs, actions):
-    """Refuse what would be learned without a word: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # NumPy refuses 1.7 as an integer
+    """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
-    if not (np.isfinite(obs).all() and np.isfinite(actions).all()):
-        raise gym.error.Error("observations and actions must be finite")
-    if actions.min(0) not in space or actions.max(0) not in space:
-        raise gym.error.Error(f"the actions are not in {space}")
+    finite = np.isfinite(obs).all() and np.isfinite(actions).all()
+    if not finite or actions.min(0) not in space or actions.max(0) not in space:
+        raise gym.error.Error(f"observations and actions must be finite, and actions in {space}")
 
 
 def to_tensors(args, obs, actions, rng):
-    """Concatenated states (T, obs_dim) and labels (T, act_dim) or (T,): the share that is kept."""
+    """Concatenated states (M, obs_dim) and labels (M, act_dim) or (M,): those that are kept."""
     obs = np.concatenate(obs)
     actions = np.concatenate(actions)
     kept = rng.random(len(obs)) < args.label_share
@@ -294,8 +295,9 @@ def to_tensors(args, obs, actions, rng):
 
 
 def evaluate(args, envs, policy, num_episodes):
-    """Returns; and the success rate and the modes of successes, if the environment reports them."""
-    # Seeds from 1_000_000 * args.seed on: demonstrations; + 500_000: these; + 600_000: rounds.
+    """Returns, and if the environment reports them the success rate and the modes of successes."""
+    # Seeds: 1_000_000 * args.seed for demonstrations, + 500_000 here, + 600_000 for the rounds,
+    # + 700_000 for the expert, + 800_000 for the other draws of a round.
     episodes = rollout(envs, policy.act, num_episodes, 1_000_000 * args.seed + 500_000)
     returns = [float(episode.rewards.sum()) for episode in episodes]
     results = {
@@ -303,16 +305,15 @@ def evaluate(args, envs, policy, num_episodes):
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
     }
-    infos = [episode.info for episode in episodes]
-    if any("is_success" in info for info in infos):
-        successes = [info for info in infos if info.get("is_success")]
+    if any("is_success" in episode.info for episode in episodes):
+        successes = [episode.info for episode in episodes if episode.info.get("is_success")]
         results["success_rate"] = len(successes) / num_episodes
-        results["modes"] = Counter(info["mode"] for info in successes if "mode" in info)
+        results["modes"] = Counter(str(info["mode"]) for info in successes if "mode" in info)
     return results
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, from the first seeds of the evaluation."""
+    """Three episodes, with the first seeds of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):
@@ -331,10 +332,12 @@ def main(args):
     results = {"algorithm": Path(__file__).stem, "args": asdict(args)}
     name = f"{args.env_id}__{results['algorithm']}__{args.seed}__{time.time_ns() // 1_000_000}"
     run = Path(args.resume or Path(args.run_dir) / name.replace(":", "-").replace("/", "-"))
-    if args.checkpoint:
-        policy.load_state_dict(load_file(args.checkpoint))
-    elif args.resume:
+    if args.resume:
         state = torch.load(run / "state.pt", args.device, weights_only=True)  # runs no code
+        changed = {name for name, _ in asdict(args).items() ^ state["results"]["args"].items()}
+        changed -= {"resume", "run_dir", "num_rounds", "eval_episodes", "capture_video"}
+        if changed:
+            raise gym.error.Error(f"--resume needs the flags of the run; changed: {changed}")
         policy.load_state_dict(state["policy"])
         obs, actions = state["obs"], state["actions"]
         results.update(state["results"], args=asdict(args))
@@ -342,15 +345,15 @@ def main(args):
         demos = collect_demonstrations(args)
         results["expert_return"] = float(np.mean([demo.rewards.sum() for demo in demos]))
         results["rounds"] = []
-        states, labels, _, _ = zip(*demos, strict=True)
-        obs, actions = to_tensors(args, states, labels, np.random.default_rng([args.seed, 0]))
+        rng = np.random.default_rng(1_000_000 * args.seed + 800_000)
+        obs, actions, _, _ = zip(*demos, strict=True)
+        obs, actions = to_tensors(args, obs, actions, rng)
 
     run.mkdir(parents=True, exist_ok=args.resume is not None)
     writer = SummaryWriter(run)
     writer.add_text("args", json.dumps(asdict(args), indent=4))
-    if not args.checkpoint:
-        dagger(args, policy, obs, actions, results, envs, run, writer)
-        save_file(policy.state_dict(), run / "policy.safetensors")
+    dagger(args, policy, obs, actions, results, envs, run, writer)
+    save_file(policy.state_dict(), run / "policy.safetensors")
 
     results |= evaluate(args, envs, policy, args.eval_episodes)
     results["seconds"] = time.time() - start

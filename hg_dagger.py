@@ -1,30 +1,31 @@
-"""HG-DAgger: the novice acts, a person takes over when it errs, and only that becomes new labels.
+"""HG-DAgger: the novice acts, a person takes over when it errs, and only that is labelled.
 
     D <- the expert's own episodes,  pi_0 <- train(D)
     for i = 1, 2, ...:
         act by the expert where the gate g(s) = 1, else by the novice pi_(i-1)          (1)
-        D <- D + {(s, pi*(s)) for every s with g(s) = 1},  pi_i <- train(D)             (2)
-    doubt(s) = || diag Cov(pi^1(s), ..., pi^E(s)) ||_2                                  (3)
-    tau = mean of the last quarter of the doubts at which the expert took over          (4)
+        D <- D + {(s, pi*(s)) for every s with g(s) = 1}                                (2)
+        pi_i <- train(D)                                                                (3)
+    doubt(s) = || the variance over E networks of each output ||_2                      (4)
+    tau = mean of the last quarter of the doubts at which the expert took over          (5)
 
 Kelly, Sidrane, Driggs-Campbell & Kochenderfer, "HG-DAgger: Interactive Imitation Learning with
-Human Experts", 2019 (https://arxiv.org/abs/1810.02890). The novice is the mean of E networks that
-differ in their initial weights. Doubt measures risk and tau is its threshold; both are reported,
-and neither decides anything during training.
+Human Experts", ICRA 2019 (https://arxiv.org/abs/1810.02890). The novice is the mean of E networks
+that differ in their initial weights. Doubt measures risk and tau is its threshold; both are
+reported, and neither decides anything during training.
 
-The gate is a person (--gate human: hold a key to take over), or a rule in the person's place: it
-takes over where a running mean of the disagreement between expert and novice exceeds a threshold,
-and hands back where that has fallen to half of the threshold, as in SafeDAgger
-(https://arxiv.org/abs/1605.06450) and LazyDAgger (https://arxiv.org/abs/2104.00053).
+The gate is a person (--gate human: hold a key to take over) or, by default, a rule that knows the
+expert's action. It takes over where the disagreement between expert and novice exceeds a threshold,
+as in SafeDAgger (https://arxiv.org/abs/1605.06450), and hands back below a lower one, as in
+LazyDAgger (https://arxiv.org/abs/2104.00053); both predict the disagreement, here it is computed.
 
 Differences from the paper:
-- The simulated gate. With --gate human, too, the first demonstrations are an expert's.
+- The first demonstrations come from an expert or a data set, with --gate human too.
 - pi_i starts from the weights of pi_(i-1), with the statistics of the new D and a fresh optimiser.
-- Squared loss for Box actions, cross-entropy for Discrete ones. (3) is the covariance of
-  standardised actions, or of probabilities.
-- AdamW; the learning rate warms up and falls to zero in each round.
+- Squared loss of standardised actions for Box, cross-entropy for Discrete action spaces, whose
+  outputs in (4) are probabilities.
+- AdamW; its rate falls to zero in each round.
 
-    python hg_dagger.py --env-id Hopper-v4  # return XXXX; deviation between 5 seeds XX
+    python hg_dagger.py --env-id Hopper-v4  # return XXXX, std XX over 5 seeds
 """
 
 import json
@@ -43,7 +44,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 import tyro
 from gymnasium.utils.save_video import save_video
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -55,14 +56,14 @@ from experts.human import HumanExpert
 class Args:
     # --- Task and demonstrations ---
     env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
-    num_envs: int = 25  # environments that play at the same time
+    num_envs: int = 25  # environments stepped together
     max_episode_steps: int | None = None  # None: the environment's own limit
     num_demos: int = 10  # expert episodes before the first round
     expert: str | None = None  # your own expert, as module:callable
     dataset: str | None = None  # a local Minari data set, in place of the expert's episodes
     # --- Training ---
     seed: int = 0  # of demonstrations, network, batches and evaluation
-    num_updates: int = 20_000  # gradient steps in all, shared equally among the rounds
+    num_updates: int = 20_000  # gradient steps in total, shared equally among the rounds
     batch_size: int = 256  # transitions in a gradient step
     learning_rate: float = 1e-3  # at its peak, after a linear warm-up; then cosine to 0
     hidden_dim: int = 256  # width of the hidden layers
@@ -70,23 +71,24 @@ class Args:
     # --- Evaluation and output ---
     eval_episodes: int = 50  # episodes of the final evaluation
     capture_video: bool = False  # record three episodes of the final policy
-    checkpoint: str | None = None  # evaluate this policy.safetensors, without training
-    resume: str | None = None  # continue the run in this directory; give the same flags again
+    resume: str | None = None  # continue the run in this directory, with the same flags
     run_dir: str = "runs"  # each run makes its own directory in here
     # --- HG-DAgger ---
     num_rounds: int = 10  # rounds after the demonstrations; 0 is behaviour cloning
     episodes_per_round: int = 4  # in each round
     ensemble_size: int = 5  # E, the networks whose mean acts
     gate: Literal["simulated", "human"] = "simulated"  # human: you, at the keyboard
-    gate_threshold: float = 0.12  # disagreement at which the simulated expert takes over
+    gate_threshold: float = 0.12  # the rule takes over above this disagreement, see `distance`
     gate_steps: int = 5  # time constant of the running mean of the disagreement, in steps
-    label_share: float = 1.0  # keep this share of the labels, drawn at random
+    label_share: float = 1.0  # keep each label with this probability
 
     def __post_init__(self):  # tyro shows what is raised here as a usage error
         may_be_zero = ("seed", "num_rounds")
         for name, value in vars(self).items():
             if type(value) in (int, float) and name not in may_be_zero and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be above 0")
+                raise ValueError(f"{name} must be positive and finite")
+        if not 0 <= self.num_rounds < self.num_updates:
+            raise ValueError("num_rounds must be at least 0 and less than num_updates")
 
 
 class Policy(nn.Module):
@@ -124,7 +126,7 @@ class Policy(nn.Module):
 
     def forward(self, obs):
         """Standardised actions (E, B, act_dim), or logits (E, B, n), of all networks."""
-        # The clamp bounds inputs that the labelled states hardly vary, and new states do.
+        # An input that hardly varies in the labelled states can be huge in new states.
         obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
         return torch.stack([net(obs) for net in self.nets])
 
@@ -149,7 +151,8 @@ class Policy(nn.Module):
         """How much the networks differ (N,), on obs (N, obs_dim), all numpy."""
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
         outputs = self(obs).softmax(-1) if self.discrete else self(obs)
-        return outputs.var(0, correction=0).norm(dim=-1).cpu().numpy()  # (3)
+        variance = (outputs - outputs.mean(0)).square().mean(0)
+        return variance.norm(dim=-1).cpu().numpy()  # (4)
 
     def distance(self, actions, others):
         """Root mean square over dimensions (N,), in standard deviations; 0 or 1 for categories."""
@@ -163,7 +166,7 @@ class SimulatedGate:
     """Stands in for the person, and knows the expert. `HumanExpert` answers the same calls."""
 
     progress = tqdm  # a person's progress bar draws the window as well
-    round_over = False  # a person may end a round,
+    round_over = False  # a person may end a round early,
     closed = False  # or the run
 
     def __init__(self, args, envs, policy):
@@ -182,28 +185,29 @@ class SimulatedGate:
         self.disagreement = np.zeros(num_envs)  # its exponential running mean
 
     def __call__(self, obs, proposals, running):
-        """The expert's actions, and g(s) (N,): where it is in control. It keeps those labels."""
+        """The expert's actions, and g(s) (N,): where it is in control. Keeps those labels."""
         corrections = np.array(self.expert(obs.copy()))
         check(self.action_space, obs[running], corrections[running])
         distance = self.policy.distance(corrections, proposals)
         self.disagreement += (distance - self.disagreement) / self.args.gate_steps
+        # Handing back at half of the threshold keeps control from flickering.
         threshold = np.where(self.control, 0.5, 1.0) * self.args.gate_threshold
         had_control = self.control
-        self.control = self.disagreement > threshold
+        self.control = self.disagreement > threshold  # g(s)
 
-        kept = running & self.control
-        self.states.append(obs[kept])
-        self.labels.append(corrections[kept])
-        self.take_overs.append(obs[kept & ~had_control])
+        labelled = running & self.control
+        self.states.append(obs[labelled])
+        self.labels.append(corrections[labelled])
+        self.take_overs.append(obs[labelled & ~had_control])
         return corrections, self.control
 
     def end_round(self):
-        """Lists of states (T, obs_dim), of their labels, and of the states at take-over."""
+        """Lists of states (M, obs_dim), of their labels, and of the states at take-over."""
         return self.states, self.labels, self.take_overs
 
 
 def mean_and_std(x):
-    """For standardising x (T, dim). Constant dimensions keep scale 1."""
+    """For standardising x (M, dim). Constant dimensions keep scale 1."""
     x = x.double()
     std = x.std(0, correction=0)
     std = torch.where(std > 1e-6, std, 1.0)
@@ -211,9 +215,10 @@ def mean_and_std(x):
 
 
 def hg_dagger(args, policy, obs, actions, results, envs, run, writer):
-    """The rounds that `results` does not hold yet. obs and actions are D; round 0 only trains.
+    """Run the rounds that are not yet in `results`. D is (obs, actions); round 0 only trains.
 
-    A round depends on its seeds, the weights and D alone, so that --resume repeats it exactly.
+    A round depends on its seeds, the weights and D alone, so that --resume repeats it exactly. A
+    person's round is played again, and its corrections so far are kept.
     """
     num_updates = args.num_updates // (args.num_rounds + 1)
     if args.gate == "human":
@@ -225,24 +230,25 @@ def hg_dagger(args, policy, obs, actions, results, envs, run, writer):
     remaining = range(len(results["rounds"]), args.num_rounds + 1)
     progress = gate.progress(total=num_updates * len(remaining), unit=" updates", disable=None)
     for i in remaining:
-        torch.manual_seed(1_000_000 * args.seed + i)
-        rng = np.random.default_rng([args.seed, i])
-        expert_share = 1.0
+        torch.manual_seed(1_000_000 * args.seed + 600_000 + i)
         if i > 0:
-            num_steps = play_round(args, round_envs, policy, gate, i)
+            play_round(args, round_envs, policy, gate, i)
             states, labels, take_overs = gate.end_round()
-            expert_share = sum(map(len, labels)) / max(num_steps, 1)
+            if gate.closed and not any(map(len, labels)):
+                break  # nothing was labelled: --resume plays this round
             results["doubts"] += policy.doubt(np.concatenate(take_overs)).tolist()
+            rng = np.random.default_rng(1_000_000 * args.seed + 800_000 + i)
             states, labels = to_tensors(args, states, labels, rng)
-            obs = torch.cat([obs, states])
-            actions = torch.cat([actions, labels])  # (2)
+            obs = torch.cat([obs, states])  # (2)
+            actions = torch.cat([actions, labels])
+        if results["doubts"]:
+            last_quarter = results["doubts"][len(results["doubts"]) * 3 // 4 :]
+            results["tau"] = float(np.mean(last_quarter))  # (5)
+            writer.add_scalar("round/tau", results["tau"], i)
 
-        last_quarter = results["doubts"][-math.ceil(len(results["doubts"]) / 4) :]
-        results["tau"] = float(np.mean(last_quarter)) if last_quarter else 0.0  # (4)
-        loss = train(args, policy, obs, actions, num_updates, progress)
+        loss = train(args, policy, obs, actions, num_updates, progress)  # (3)
         return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
         summary = {"expert_labels": len(obs), "loss": loss, "return_mean": return_mean}
-        summary |= {"expert_share": expert_share, "tau": results["tau"]}
         for name, value in summary.items():
             writer.add_scalar(f"round/{name}", value, i)
         progress.set_postfix(round=i, labels=len(obs), last_return=f"{return_mean:.2f}")
@@ -257,23 +263,20 @@ def hg_dagger(args, policy, obs, actions, results, envs, run, writer):
 
 
 def play_round(args, envs, policy, gate, i):
-    """Play round i, whose labels the gate keeps; returns the number of steps."""
+    """Play round i; the gate keeps its labels."""
     seed = 1_000_000 * args.seed + 600_000 + (i - 1) * args.episodes_per_round
-    gate.begin_round(i, seed)
-    num_steps = 0
+    gate.begin_round(i, 1_000_000 * args.seed + 700_000 + i)
     for first in range(0, args.episodes_per_round, len(envs)):
-        obs = np.stack([env.reset(seed=seed + first + k)[0] for k, env in enumerate(envs)])
+        obs = np.stack([env.reset(seed=seed + first + n)[0] for n, env in enumerate(envs)])
         running = first + np.arange(len(envs)) < args.episodes_per_round
         gate.begin_episode(len(envs))
         while running.any() and not gate.round_over:
             actions = policy.act(obs)
             corrections, control = gate(obs, actions, running)
             actions[control] = corrections[control]  # (1)
-            num_steps += int(running.sum())
-            for k in np.flatnonzero(running):
-                obs[k], _, terminated, truncated, _ = envs[k].step(actions[k].copy())
-                running[k] = not (terminated or truncated)
-    return num_steps
+            for n in np.flatnonzero(running):
+                obs[n], _, terminated, truncated, _ = envs[n].step(actions[n].copy())
+                running[n] = not (terminated or truncated)
 
 
 def train(args, policy, obs, actions, num_updates, progress):
@@ -313,29 +316,30 @@ Episode = namedtuple("Episode", "obs actions rewards info")
 
 
 def rollout(envs, act, num_episodes, seed):
-    """Play whole episodes, one per environment at a time. Episode k has the seed `seed + k`."""
+    """Play whole episodes, one per environment at a time, with the seeds seed, seed + 1, ..."""
     episodes = []
     progress = tqdm(total=num_episodes, unit=" episodes", leave=False, disable=None)
     while len(episodes) < num_episodes:
         first = len(episodes)
-        obs = np.stack([env.reset(seed=seed + first + i)[0] for i, env in enumerate(envs)])
+        obs = np.stack([env.reset(seed=seed + first + n)[0] for n, env in enumerate(envs)])
         running = first + np.arange(len(envs)) < num_episodes
         steps = [[] for _ in envs]
         infos = [{} for _ in envs]
         while running.any():
             # Copies, in case an expert reuses its arrays or an environment changes its action.
             actions = np.array(act(obs.copy()))
-            for i in np.flatnonzero(running):
-                action = actions[i].copy()
-                next_obs, reward, terminated, truncated, infos[i] = envs[i].step(action)
-                steps[i].append((obs[i].copy(), actions[i], reward))
-                obs[i] = next_obs
+            for n in np.flatnonzero(running):
+                action = actions[n].copy()
+                next_obs, reward, terminated, truncated, infos[n] = envs[n].step(action)
+                steps[n].append((obs[n].copy(), actions[n], reward))
+                obs[n] = next_obs
                 if terminated or truncated:
-                    running[i] = False
+                    running[n] = False
                     progress.update()
         for episode, info in zip(steps, infos, strict=True):
             if episode:  # the last batch may need fewer environments
-                episodes.append(Episode(*map(np.array, zip(*episode, strict=True)), info))
+                columns = zip(*episode, strict=True)
+                episodes.append(Episode(*map(np.array, columns), dict(info)))
     return episodes
 
 
@@ -348,7 +352,7 @@ def collect_demonstrations(args):
         recorded = minari.load_dataset(args.dataset).iterate_episodes(range(args.num_demos))
         episodes = [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in recorded]
     else:
-        expert = load_expert(args.env_id, args.expert, args.seed)
+        expert = load_expert(args.env_id, args.expert, 1_000_000 * args.seed + 700_000)
         episodes = rollout(envs, expert, args.num_demos, 1_000_000 * args.seed)
     for episode in episodes:
         check(envs[0].action_space, episode.obs, episode.actions)
@@ -356,18 +360,17 @@ def collect_demonstrations(args):
 
 
 def check(space, obs, actions):
-    """Refuse what would be learned without a word: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # NumPy refuses 1.7 as an integer
+    """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
-    if not (np.isfinite(obs).all() and np.isfinite(actions).all()):
-        raise gym.error.Error("observations and actions must be finite")
-    if actions.min(0) not in space or actions.max(0) not in space:
-        raise gym.error.Error(f"the actions are not in {space}")
+    finite = np.isfinite(obs).all() and np.isfinite(actions).all()
+    if not finite or actions.min(0) not in space or actions.max(0) not in space:
+        raise gym.error.Error(f"observations and actions must be finite, and actions in {space}")
 
 
 def to_tensors(args, obs, actions, rng):
-    """Concatenated states (T, obs_dim) and labels (T, act_dim) or (T,): the share that is kept."""
+    """Concatenated states (M, obs_dim) and labels (M, act_dim) or (M,): those that are kept."""
     obs = np.concatenate(obs)
     actions = np.concatenate(actions)
     kept = rng.random(len(obs)) < args.label_share
@@ -377,8 +380,9 @@ def to_tensors(args, obs, actions, rng):
 
 
 def evaluate(args, envs, policy, num_episodes):
-    """Returns; and the success rate and the modes of successes, if the environment reports them."""
-    # Seeds from 1_000_000 * args.seed on: demonstrations; + 500_000: these; + 600_000: rounds.
+    """Returns, and if the environment reports them the success rate and the modes of successes."""
+    # Seeds: 1_000_000 * args.seed for demonstrations, + 500_000 here, + 600_000 for the rounds,
+    # + 700_000 for the expert, + 800_000 for the other draws of a round.
     episodes = rollout(envs, policy.act, num_episodes, 1_000_000 * args.seed + 500_000)
     returns = [float(episode.rewards.sum()) for episode in episodes]
     results = {
@@ -386,16 +390,15 @@ def evaluate(args, envs, policy, num_episodes):
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
     }
-    infos = [episode.info for episode in episodes]
-    if any("is_success" in info for info in infos):
-        successes = [info for info in infos if info.get("is_success")]
+    if any("is_success" in episode.info for episode in episodes):
+        successes = [episode.info for episode in episodes if episode.info.get("is_success")]
         results["success_rate"] = len(successes) / num_episodes
-        results["modes"] = Counter(info["mode"] for info in successes if "mode" in info)
+        results["modes"] = Counter(str(info["mode"]) for info in successes if "mode" in info)
     return results
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, from the first seeds of the evaluation."""
+    """Three episodes, with the first seeds of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):
@@ -414,26 +417,28 @@ def main(args):
     results = {"algorithm": Path(__file__).stem, "args": asdict(args)}
     name = f"{args.env_id}__{results['algorithm']}__{args.seed}__{time.time_ns() // 1_000_000}"
     run = Path(args.resume or Path(args.run_dir) / name.replace(":", "-").replace("/", "-"))
-    if args.checkpoint:
-        policy.load_state_dict(load_file(args.checkpoint))
-    elif args.resume:
+    if args.resume:
         state = torch.load(run / "state.pt", args.device, weights_only=True)  # runs no code
+        changed = {name for name, _ in asdict(args).items() ^ state["results"]["args"].items()}
+        changed -= {"resume", "run_dir", "num_rounds", "eval_episodes", "capture_video"}
+        if changed:
+            raise gym.error.Error(f"--resume needs the flags of the run; changed: {changed}")
         policy.load_state_dict(state["policy"])
         obs, actions = state["obs"], state["actions"]
         results.update(state["results"], args=asdict(args))
     else:
         demos = collect_demonstrations(args)
         results["expert_return"] = float(np.mean([demo.rewards.sum() for demo in demos]))
-        results |= {"rounds": [], "doubts": [], "tau": 0.0}
-        states, labels, _, _ = zip(*demos, strict=True)
-        obs, actions = to_tensors(args, states, labels, np.random.default_rng([args.seed, 0]))
+        results |= {"rounds": [], "doubts": []}
+        rng = np.random.default_rng(1_000_000 * args.seed + 800_000)
+        obs, actions, _, _ = zip(*demos, strict=True)
+        obs, actions = to_tensors(args, obs, actions, rng)
 
     run.mkdir(parents=True, exist_ok=args.resume is not None)
     writer = SummaryWriter(run)
     writer.add_text("args", json.dumps(asdict(args), indent=4))
-    if not args.checkpoint:
-        hg_dagger(args, policy, obs, actions, results, envs, run, writer)
-        save_file(policy.state_dict(), run / "policy.safetensors")
+    hg_dagger(args, policy, obs, actions, results, envs, run, writer)
+    save_file(policy.state_dict(), run / "policy.safetensors")
 
     results |= evaluate(args, envs, policy, args.eval_episodes)
     results["seconds"] = time.time() - start

@@ -1,0 +1,304 @@
+"""DART: behaviour cloning of an expert that acts in noise, so that it shows how it recovers.
+
+    executed:  a~ = pi*(s) + eps,   eps ~ N(0, (noise * half of the action range)^2)    (1)
+    recorded:  (s, pi*(s))
+    L(pi) = E_(s, pi*(s)) || pi*(s) - pi(s) ||^2                                        (2)
+
+Laskey, Lee, Fox, Dragan & Goldberg, "DART: Noise Injection for Robust Imitation Learning", CoRL
+2017 (https://arxiv.org/abs/1703.09327). A clone makes small mistakes, and they lead it to states
+that an undisturbed expert never visits. The noise leads the expert to such states as well, and its
+labels there say how to come back. They stay clean: what the expert meant, not what was executed.
+Zhang et al., 2025 (https://arxiv.org/abs/2507.09061) show when that bounds compounding errors.
+
+Differences from the paper:
+- The noise is isotropic and constant; the paper fits its covariance to the errors of the policy.
+- All demonstrations are disturbed, and there is one training at the end.
+- AdamW; the learning rate warms up and then falls to zero. The last policy is kept.
+
+    python dart.py --env-id Hopper-v4  # return XXXX; deviation between 5 seeds XX
+"""
+
+import json
+import math
+import sys
+import time
+from collections import Counter, namedtuple
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+import tyro
+from gymnasium.utils.save_video import save_video
+from safetensors.torch import load_file, save_file
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from experts import load_expert
+
+
+@dataclass
+class Args:
+    # --- Task and demonstrations ---
+    env_id: str = "Hopper-v4"  # any Gymnasium id, module:Env-v0 included
+    num_envs: int = 25  # environments stepped together
+    max_episode_steps: int | None = None  # None: the environment's own limit
+    num_demos: int = 10  # expert episodes to learn from, plus 10% held out
+    expert: str | None = None  # your own expert, as module:callable
+    # --- Training ---
+    seed: int = 0  # of demonstrations, network, batches and evaluation
+    num_updates: int = 20_000  # gradient steps
+    batch_size: int = 256  # transitions in a gradient step
+    learning_rate: float = 1e-3  # at its peak, after a linear warm-up; then cosine to 0
+    hidden_dim: int = 256  # width of the hidden layers
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda is faster for much larger networks only
+    # --- Evaluation and output ---
+    eval_every: int = 10_000  # updates between evaluations, one episode per environment
+    eval_episodes: int = 50  # episodes of the final evaluation
+    capture_video: bool = False  # record three episodes of the final policy
+    checkpoint: str | None = None  # evaluate this policy.safetensors, without training
+    run_dir: str = "runs"  # each run makes its own directory in here
+    # --- DART ---
+    noise: float = 0.06  # standard deviation, as a share of half of the action range
+
+    def __post_init__(self):  # tyro shows what is raised here as a usage error
+        for name, value in vars(self).items():
+            if type(value) in (int, float) and name != "seed" and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite")
+
+
+class Policy(nn.Module):
+    """pi(s). Statistics of the demonstrations are buffers, so that a saved policy is complete."""
+
+    def __init__(self, obs_space, action_space, args):
+        super().__init__()
+        obs_dim = obs_space.shape[0]
+        act_dim = action_space.shape[0]
+        self.net = nn.Sequential(
+            nn.Linear(obs_dim, args.hidden_dim),
+            nn.GELU(),
+            nn.Linear(args.hidden_dim, args.hidden_dim),
+            nn.GELU(),
+            nn.Linear(args.hidden_dim, act_dim),
+        )
+        self.register_buffer("obs_mean", torch.zeros(obs_dim))
+        self.register_buffer("obs_std", torch.ones(obs_dim))
+        self.register_buffer("action_mean", torch.zeros(act_dim))
+        self.register_buffer("action_std", torch.ones(act_dim))
+        self.register_buffer("action_low", torch.tensor(action_space.low))
+        self.register_buffer("action_high", torch.tensor(action_space.high))
+
+    def set_statistics(self, obs, actions):
+        self.obs_mean, self.obs_std = mean_and_std(obs)
+        self.action_mean, self.action_std = mean_and_std(actions)
+
+    def forward(self, obs):
+        """Standardised actions (B, act_dim) for observations (B, obs_dim)."""
+        # An input that hardly varies in the demonstrations can be huge in the policy's own states.
+        obs = ((obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
+        return self.net(obs)
+
+    def loss(self, obs, actions):
+        target = (actions - self.action_mean) / self.action_std
+        return (self(obs) - target).square().sum(-1).mean()  # (2)
+
+    @torch.inference_mode()
+    def act(self, obs):
+        """Like an expert, from numpy to numpy: obs (N, obs_dim) to actions (N, act_dim)."""
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
+        actions = self.action_mean + self.action_std * self(obs)
+        return actions.clamp(self.action_low, self.action_high).cpu().numpy()
+
+
+def disturb(action, space, noise, rng):
+    """What is executed where the expert means `action` (act_dim,)."""
+    half_range = (space.high - space.low) / 2
+    disturbed = action + rng.normal(0, noise * half_range)  # (1)
+    return disturbed.clip(space.low, space.high)
+
+
+def mean_and_std(x):
+    """For standardising x (M, dim). Constant dimensions keep scale 1."""
+    x = x.double()
+    std = x.std(0, correction=0)
+    std = torch.where(std > 1e-6, std, 1.0)
+    return x.mean(0).float(), std.float()
+
+
+def train(args, policy, demos, held_out, envs, writer):
+    """Fit the policy to the demonstrations, and log its progress."""
+    obs, actions = to_tensors(demos, args.device)
+    held_out = [x[:10_000] for x in to_tensors(held_out, args.device)]  # for memory
+    policy.set_statistics(obs, actions)
+    optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=0.01, fused=True)
+
+    progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
+    for update in progress:
+        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
+        fraction = update / args.num_updates
+        warm_up = fraction / 0.05
+        cosine = 0.5 * (1 + math.cos(math.pi * fraction))
+        optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
+        batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
+        loss = policy.loss(obs[batch], actions[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+        if update % 500 == 0:
+            with torch.no_grad():
+                writer.add_scalar("loss/held_out", policy.loss(*held_out), update)
+            writer.add_scalar("loss/train", loss, update)
+            progress.set_description(f"loss {loss:.3f}", refresh=False)
+        if update % args.eval_every == 0 and update < args.num_updates:
+            return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
+            writer.add_scalar("eval/return", return_mean, update)
+            progress.set_postfix(last_return=f"{return_mean:.2f}")
+
+
+def make_envs(args, num_envs, **kwargs):
+    """A list of environments with flat, continuous observations and actions."""
+    kwargs["max_episode_steps"] = args.max_episode_steps
+    envs = [gym.make(args.env_id, **kwargs) for _ in range(num_envs)]
+    for space in (envs[0].observation_space, envs[0].action_space):
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise gym.error.Error(f"{args.env_id} has a space {space}; a flat Box is needed")
+    if envs[0].spec.max_episode_steps is None:
+        raise gym.error.Error(f"{args.env_id} has no time limit; give --max-episode-steps")
+    return envs
+
+
+Episode = namedtuple("Episode", "obs actions rewards info")
+
+
+def rollout(envs, act, num_episodes, seed, disturb=np.copy):
+    """Play whole episodes, one per environment at a time, with the seeds seed, seed + 1, ..."""
+    episodes = []
+    progress = tqdm(total=num_episodes, unit=" episodes", leave=False, disable=None)
+    while len(episodes) < num_episodes:
+        first = len(episodes)
+        obs = np.stack([env.reset(seed=seed + first + n)[0] for n, env in enumerate(envs)])
+        running = first + np.arange(len(envs)) < num_episodes
+        steps = [[] for _ in envs]
+        infos = [{} for _ in envs]
+        while running.any():
+            # Copies, in case an expert reuses its arrays or an environment changes its action.
+            actions = np.array(act(obs.copy()))
+            for n in np.flatnonzero(running):
+                action = disturb(actions[n])  # what is recorded stays as it is
+                next_obs, reward, terminated, truncated, infos[n] = envs[n].step(action)
+                steps[n].append((obs[n].copy(), actions[n], reward))
+                obs[n] = next_obs
+                if terminated or truncated:
+                    running[n] = False
+                    progress.update()
+        for episode, info in zip(steps, infos, strict=True):
+            if episode:  # the last batch may need fewer environments
+                columns = zip(*episode, strict=True)
+                episodes.append(Episode(*map(np.array, columns), dict(info)))
+    return episodes
+
+
+def collect_demonstrations(args):
+    """Whole episodes of the expert, disturbed: to learn from, and held out."""
+    num_episodes = args.num_demos + math.ceil(args.num_demos / 10)
+    envs = make_envs(args, min(args.num_envs, num_episodes))
+    expert = load_expert(args.env_id, args.expert, 1_000_000 * args.seed + 700_000)
+    rng = np.random.default_rng(1_000_000 * args.seed + 800_000)
+    noise = partial(disturb, space=envs[0].action_space, noise=args.noise, rng=rng)
+    episodes = rollout(envs, expert, num_episodes, 1_000_000 * args.seed, noise)
+    for episode in episodes:
+        check(envs[0].action_space, episode.obs, episode.actions)
+    return episodes[: args.num_demos], episodes[args.num_demos :]
+
+
+def check(space, obs, actions):
+    """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
+    if actions.shape != (len(obs), *space.shape):
+        raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
+    finite = np.isfinite(obs).all() and np.isfinite(actions).all()
+    if not finite or actions.min(0) not in space or actions.max(0) not in space:
+        raise gym.error.Error(f"observations and actions must be finite, and actions in {space}")
+
+
+def to_tensors(episodes, device):
+    """Concatenated observations (M, obs_dim) and actions (M, act_dim)."""
+    obs = np.concatenate([episode.obs for episode in episodes])
+    actions = np.concatenate([episode.actions for episode in episodes])
+    return [torch.tensor(x, dtype=torch.float32, device=device) for x in (obs, actions)]
+
+
+def evaluate(args, envs, policy, num_episodes):
+    """Returns, and if the environment reports them the success rate and the modes of successes."""
+    # Seeds: 1_000_000 * args.seed for demonstrations, + 500_000 here, + 700_000 for the expert.
+    episodes = rollout(envs, policy.act, num_episodes, 1_000_000 * args.seed + 500_000)
+    returns = [float(episode.rewards.sum()) for episode in episodes]
+    results = {
+        "eval_returns": returns,
+        "return_mean": float(np.mean(returns)),
+        "return_std": float(np.std(returns)),
+    }
+    if any("is_success" in episode.info for episode in episodes):
+        successes = [episode.info for episode in episodes if episode.info.get("is_success")]
+        results["success_rate"] = len(successes) / num_episodes
+        results["modes"] = Counter(str(info["mode"]) for info in successes if "mode" in info)
+    return results
+
+
+def record_videos(args, policy, folder):
+    """Three episodes, with the first seeds of the evaluation."""
+    envs = make_envs(args, 1, render_mode="rgb_array_list")
+    fps = envs[0].metadata.get("render_fps", 30)
+    for number in range(3):
+        rollout(envs, policy.act, 1, 1_000_000 * args.seed + 500_000 + number)
+        frames = envs[0].render()  # all since the start of the episode
+        save_video(frames, str(folder), lambda _: True, fps=fps, episode_index=number)
+    envs[0].close()
+
+
+def main(args):
+    start = time.time()
+    torch.set_num_threads(1)  # for networks of this size, more threads are slower
+    torch.manual_seed(args.seed)
+    envs = make_envs(args, min(args.num_envs, args.eval_episodes))
+    policy = Policy(envs[0].observation_space, envs[0].action_space, args).to(args.device)
+    results = {"algorithm": Path(__file__).stem, "args": asdict(args)}
+    name = f"{args.env_id}__{results['algorithm']}__{args.seed}__{time.time_ns() // 1_000_000}"
+    run = Path(args.run_dir) / name.replace(":", "-").replace("/", "-")
+    if args.checkpoint:
+        policy.load_state_dict(load_file(args.checkpoint))
+    else:
+        demos, held_out = collect_demonstrations(args)
+        results["expert_return"] = float(np.mean([demo.rewards.sum() for demo in demos]))
+        results["expert_labels"] = sum(len(demo.obs) for demo in demos)
+
+    run.mkdir(parents=True)
+    writer = SummaryWriter(run)
+    writer.add_text("args", json.dumps(asdict(args), indent=4))
+    if not args.checkpoint:
+        train(args, policy, demos, held_out, envs, writer)
+        save_file(policy.state_dict(), run / "policy.safetensors")
+
+    results |= evaluate(args, envs, policy, args.eval_episodes)
+    results["seconds"] = time.time() - start
+    writer.add_scalar("eval/return", results["return_mean"], args.num_updates)
+    writer.close()
+    (run / "results.json").write_text(json.dumps(results, indent=2))
+    score = f"return {results['return_mean']:.2f} ± {results['return_std']:.2f} between episodes"
+    if "success_rate" in results:
+        score += f", success {results['success_rate']:.1%}"
+    print(f"{score}; {results['seconds']:.0f} s; {run}")
+    if args.capture_video:
+        record_videos(args, policy, run / "videos")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except gym.error.Error as error:
+        sys.exit(f"error: {error}")
