@@ -199,7 +199,7 @@ def train(args, policy, obs, actions, num_updates, progress):
     policy.set_statistics(obs, actions)
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=0.01, fused=True)
     for update in range(1, num_updates + 1):
-        # A rate that falls to zero averages over batches, so that the last policy can be kept.
+        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
         fraction = update / num_updates
         warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
@@ -329,7 +329,7 @@ def main(args):
     torch.manual_seed(args.seed)
     envs = make_envs(args, min(args.num_envs, args.eval_episodes))
     policy = Policy(envs[0].observation_space, envs[0].action_space, args).to(args.device)
-    results = {"algorithm": Path(__file__).stem, "args": asdict(args)}
+    results = {"algorithm": Path(__file__).stem, "args": asdict(args), "rounds": []}
     name = f"{args.env_id}__{results['algorithm']}__{args.seed}__{time.time_ns() // 1_000_000}"
     run = Path(args.resume or Path(args.run_dir) / name.replace(":", "-").replace("/", "-"))
     if args.resume:
@@ -344,14 +344,12 @@ def main(args):
     else:
         demos = collect_demonstrations(args)
         results["expert_return"] = float(np.mean([demo.rewards.sum() for demo in demos]))
-        results["rounds"] = []
         rng = np.random.default_rng(1_000_000 * args.seed + 800_000)
         obs, actions, _, _ = zip(*demos, strict=True)
         obs, actions = to_tensors(args, obs, actions, rng)
 
     run.mkdir(parents=True, exist_ok=args.resume is not None)
     writer = SummaryWriter(run)
-    writer.add_text("args", json.dumps(asdict(args), indent=4))
     dagger(args, policy, obs, actions, results, envs, run, writer)
     save_file(policy.state_dict(), run / "policy.safetensors")
 

@@ -279,7 +279,6 @@ def main(args):
 
     run.mkdir(parents=True)
     writer = SummaryWriter(run)
-    writer.add_text("args", json.dumps(asdict(args), indent=4))
     if not args.checkpoint:
         train(args, policy, demos, held_out, envs, writer)
         save_file(policy.state_dict(), run / "policy.safetensors")

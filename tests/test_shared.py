@@ -1,216 +1,128 @@
-"""What all scripts share: rollouts, seeds, the held-out split, the evaluation and the updates."""
+"""What all scripts share: rollouts, seeds, the held-out split, the evaluation and the updates.
 
-import importlib
-import math
+tests/test_twins.py holds the scripts together, so that for each text of a definition one stands.
+"""
+
+import json
+import subprocess
+import sys
+from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from safetensors.torch import load_file
 
+import bc_mog
 from tests import walk
-from tests.walk import Watcher, args_for, by_seed, walk_envs
-
-SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion", "bc_flow"]
-DAGGERS = ["dagger", "hg_dagger"]
-ALL_SCRIPTS = [*SCRIPTS, *DAGGERS]
+from tests.walk import Walk, args_for, by_seed, walk_envs
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.set_num_threads(1)
-    torch.manual_seed(0)
+    Walk.played.clear()
 
 
-# --- Rollout ---
+def careless(num_envs):
+    """An expert with one array for all its actions, which spoils the observations that it gets."""
+    reused = np.zeros((num_envs, 1), np.float32)
 
-
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-@pytest.mark.parametrize("num_envs, num_episodes", [(1, 3), (4, 4), (3, 8), (8, 5)])
-def test_episode_k_has_the_seed_plus_k_and_is_whole(script, num_envs, num_episodes):
-    module = importlib.import_module(script)
-    episodes = module.rollout(walk_envs(num_envs), by_seed, num_episodes, seed=40)
-    assert len(episodes) == num_episodes
-    for k, episode in enumerate(episodes):
-        steps = walk.length(40 + k)
-        assert episode.obs[:, 0].tolist() == [40 + k] * steps
-        assert episode.obs[:, 1].tolist() == list(range(steps))
-
-
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-def test_a_step_holds_the_action_and_the_reward_that_followed_its_observation(script):
-    module = importlib.import_module(script)
-    for episode in module.rollout(walk_envs(4), by_seed, 8, seed=40):
-        expected = by_seed(episode.obs)
-        np.testing.assert_array_equal(episode.actions, expected)
-        np.testing.assert_array_equal(episode.rewards, expected[:, 0])
-        np.testing.assert_array_equal(episode.obs[1:, 2], expected[:-1, 0])
-
-
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-def test_an_episode_keeps_what_its_own_last_step_says_of_success(script):
-    module = importlib.import_module(script)
-    episodes = module.rollout(walk_envs(4), by_seed, 8, seed=40)
-    infos = [{"is_success": True, "mode": "L"}, {}, {"is_success": True, "mode": "R"}, {}]
-    assert [episode.info for episode in episodes] == infos * 2
-
-
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-def test_an_expert_may_change_its_observation_and_reuse_its_array(script):
-    module = importlib.import_module(script)
-    reused = np.zeros((4, 1), np.float32)
-
-    def careless(obs):
+    def act(obs):
         reused[:] = by_seed(obs)
         obs[:] = 0
         return reused
 
-    careful = module.rollout(walk_envs(4), by_seed, 4, seed=40)
-    for episode, expected in zip(
-        module.rollout(walk_envs(4), careless, 4, seed=40), careful, strict=True
-    ):
-        np.testing.assert_array_equal(episode.obs, expected.obs)
-        np.testing.assert_array_equal(episode.actions, expected.actions)
+    return act
 
 
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-def test_actions_of_another_shape_are_refused(script, capsys):
-    module = importlib.import_module(script)
-    with pytest.raises(SystemExit):
-        module.rollout(walk_envs(4), lambda obs: np.zeros(4), 4, seed=0)
-    assert "(4, 1) are needed, not (4,)" in capsys.readouterr().err
+@pytest.mark.parametrize("script", ["bc_mog", "bc_flow", "dart"])
+@pytest.mark.parametrize("num_envs, num_episodes", [(1, 3), (4, 4), (3, 8), (8, 5)])
+def test_episodes_are_whole_and_hold_what_happened(script, num_envs, num_episodes):
+    module, args = args_for(script, max_episode_steps=3)
+    envs = module.make_envs(args, num_envs)
+    episodes = module.rollout(envs, careless(num_envs), num_episodes, 40)
+    assert len(episodes) == num_episodes
+    for seed, episode in enumerate(episodes, start=40):
+        steps = min(walk.length(seed), 3)
+        expected = by_seed(episode.obs)
+        assert episode.obs[:, 0].tolist() == [seed] * steps
+        assert episode.obs[:, 1].tolist() == list(range(steps))
+        np.testing.assert_array_equal(episode.obs[1:, 2], expected[:-1, 0])
+        np.testing.assert_array_equal(episode.actions, expected)
+        np.testing.assert_array_equal(episode.rewards, expected[:, 0])
+        success = {"is_success": True, "mode": "L?R?"[seed % 4]}
+        assert episode.info == (success if seed % 2 == 0 else {})
+    # No environment is stepped that has no episode to play.
+    assert sorted(Walk.played) == [seed for episode in episodes for seed in episode.obs[:, 0]]
 
 
-# --- Data ---
+# --- Demonstrations ---
 
 
-@pytest.mark.parametrize("script", ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive"])
-def test_tensors_hold_all_steps_in_a_row(script):
-    module = importlib.import_module(script)
-    episodes = module.rollout(walk_envs(4), by_seed, 4, seed=40)
-    obs, actions = module.to_tensors(episodes, "cpu")
-    assert obs.dtype == actions.dtype == torch.float32
-    assert obs[:, 0].tolist() == [40, 41, 41, 42, 42, 42, 43, 43, 43, 43]
-    np.testing.assert_array_equal(actions, by_seed(obs.numpy()))
-
-
-def test_a_discrete_action_becomes_a_column():
-    module = importlib.import_module("bc_autoregressive")
-    episode = module.Episode(np.zeros((3, 2)), np.array([2, 0, 1]), np.zeros(3), {})
-    _, actions = module.to_tensors([episode, episode], "cpu")
-    assert actions.tolist() == [[2], [0], [1], [2], [0], [1]]
-
-
-def every_third(script, length, seed=0, dtype=np.float64):
-    """Observations and labels of every third step of 40 demonstrations of this length."""
-    module, args = args_for(script, label_every=3, seed=seed)
-    steps = np.arange(length)
-    actions = steps.astype(dtype)
-    if dtype == np.float64:
-        actions = actions[:, None]
-    demos = []
-    for number in range(40):
-        obs = np.stack([np.full(length, number), steps], axis=1)
-        demos.append(module.Episode(obs, actions, np.zeros(length), {}))
-    return module.to_tensors(args, demos)
-
-
-@pytest.mark.parametrize("script", DAGGERS)
-@pytest.mark.parametrize("dtype", [np.float64, np.int64])
-def test_every_nth_step_of_each_demonstration_is_a_label_from_a_random_one_on(script, dtype):
-    obs, labels = every_third(script, 8, dtype=dtype)
-    assert labels.flatten().tolist() == obs[:, 1].tolist()
-    assert labels.dtype == (torch.int64 if dtype == np.int64 else torch.float32)
-    steps = [tuple(obs[obs[:, 0] == number, 1].int().tolist()) for number in range(40)]
-    assert set(steps) == {(0, 3, 6), (1, 4, 7), (2, 5)}
-
-
-@pytest.mark.parametrize("script", DAGGERS)
-def test_a_demonstration_shorter_than_n_has_one_label(script):
-    obs, _ = every_third(script, 2)
-    assert obs[:, 0].tolist() == list(range(40))
-    assert set(obs[:, 1].tolist()) == {0, 1}
-
-
-@pytest.mark.parametrize("script", DAGGERS)
-def test_which_steps_are_labels_depends_on_the_seed(script):
-    assert torch.equal(every_third(script, 9, seed=1)[0], every_third(script, 9, seed=1)[0])
-    assert not torch.equal(every_third(script, 9, seed=1)[0], every_third(script, 9, seed=2)[0])
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_the_number_of_transitions_leaves_out_what_is_held_out(script):
-    module, args = args_for(script, num_demos=3)
-    demos = module.rollout(walk_envs(4), by_seed, 5, seed=40)
-    metadata = module.describe(args, demos)
-    assert metadata["num_transitions"] == metadata["expert_labels"] == 1 + 2 + 3
-    assert metadata["expert_return"] == np.mean([demo.rewards.sum() for demo in demos])
-
-
-# --- Seeds of demonstrations, held-out demonstrations and evaluation ---
-
-
-class Seen(Exception):
-    """Raised where a run would begin to train."""
-
-
-def run_until_training(module, args, monkeypatch, capture):
-    """`main`, until it calls what `capture` names; returns the arguments of that call."""
-    monkeypatch.setattr(module, "exit_on_interrupt", lambda message: None)
-    monkeypatch.setattr(module, "load_expert", lambda *_: by_seed)
-
-    def stop(*arguments):
-        raise Seen(arguments)
-
-    monkeypatch.setattr(module, capture, stop)
-    with pytest.raises(Seen) as seen:
-        module.main(args)
-    return seen.value.args[0]
-
-
-def seeds_of(episodes):
-    return [int(episode.obs[0, 0]) for episode in episodes]
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("num_demos, num_held_out", [(1, 1), (10, 1), (11, 2), (25, 3)])
-def test_a_tenth_as_many_demonstrations_on_top_are_held_out(
-    script, num_demos, num_held_out, tmp_path, monkeypatch
-):
-    module, args = args_for(script, num_demos=num_demos, seed=3, run_dir=str(tmp_path))
-    demos = run_until_training(module, args, monkeypatch, "train")[2]
-    assert seeds_of(demos) == list(range(3_000_000, 3_000_000 + num_demos + num_held_out))
+def test_ten_percent_more_demonstrations_are_held_out(num_demos, num_held_out):
+    _, args = args_for("bc_mog", num_demos=num_demos, num_envs=4, seed=3)
+    demos, held_out = bc_mog.collect_demonstrations(args)
+    assert len(demos) == num_demos
+    seeds = [episode.obs[0, 0] for episode in demos + held_out]
+    assert seeds == list(range(3_000_000, 3_000_000 + num_demos + num_held_out))
 
 
-@pytest.mark.parametrize("script", DAGGERS)
-def test_demonstrations_have_seeds_from_a_million_times_the_seed(script, tmp_path, monkeypatch):
-    module, args = args_for(script, num_demos=3, seed=3, run_dir=str(tmp_path))
-    obs = run_until_training(module, args, monkeypatch, script)[2]
-    assert obs[:, 0].unique().tolist() == [3_000_000, 3_000_001, 3_000_002]
+OBS = np.zeros((4, 5))
+UNIT = Box(-1, 1, (2,), np.float32)
+TWO_OR_THREE = Discrete(2, start=2)
+PAIR = MultiDiscrete([2, 3])
 
 
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-def test_the_expert_gets_the_seed(script, monkeypatch):
-    module, args = args_for(script, seed=7, num_demos=2)
-    asked = []
+@pytest.mark.parametrize(
+    "space, actions",
+    [
+        (UNIT, np.full((4, 2), 1 + 1e-12)),  # float64, within the precision of float32
+        (UNIT, np.ones((4, 2), int)),
+        (TWO_OR_THREE, np.array([2, 3, 2, 3], np.int32)),
+        (PAIR, np.array([[0, 0], [1, 2], [0, 1], [1, 1]])),
+    ],
+)
+def test_data_that_can_be_learned_pass(space, actions):
+    bc_mog.check(space, OBS, actions)
 
-    def load_expert(*arguments):
-        asked.append(arguments)
-        return by_seed
 
-    monkeypatch.setattr(module, "load_expert", load_expert)
-    module.collect_demonstrations(args, walk_envs(2) if script in DAGGERS else 2)
-    assert asked == [("Walk-v0", None, 7)]
+@pytest.mark.parametrize(
+    "space, obs, actions, message",
+    [
+        (UNIT, np.zeros((5, 5)), np.zeros((4, 2)), "5 observations have actions of shape"),
+        (UNIT, np.zeros((3, 5)), np.zeros((4, 2)), "3 observations have actions of shape"),
+        (UNIT, OBS, np.zeros(4), r"4 observations have actions of shape \(4,\)"),
+        (TWO_OR_THREE, OBS, np.full((4, 1), 2), r"4 observations have actions of shape \(4, 1\)"),
+        (UNIT, np.where(np.eye(4, 5), np.nan, 0), np.zeros((4, 2)), "must be finite"),
+        (UNIT, OBS, np.where(np.eye(4, 2), np.nan, 0), "must be finite"),
+        (Box(-np.inf, np.inf, (2,)), OBS, np.where(np.eye(4, 2), np.inf, 0), "must be finite"),
+        (UNIT, OBS, np.where(np.eye(4, 2), 1.01, 0), "and actions in Box"),
+        (UNIT, OBS, np.where(np.eye(4, 2), -1.01, 0), "and actions in Box"),
+        (TWO_OR_THREE, OBS, np.array([2, 3, 1, 3]), "and actions in Discrete"),
+        (TWO_OR_THREE, OBS, np.array([2, 3, 4, 3]), "and actions in Discrete"),
+        (TWO_OR_THREE, OBS, np.array([2, 3, 2.0, 3]), "Cannot cast array data"),
+        (PAIR, OBS, np.array([[0, 0], [1, 2], [2, 0], [1, 1]]), "and actions in MultiDiscrete"),
+    ],
+)
+def test_data_that_would_be_learned_without_a_word_are_refused(space, obs, actions, message):
+    with pytest.raises((gym.error.Error, TypeError), match=message):
+        bc_mog.check(space, obs, actions)
 
 
-def seed_sensitive_policy():
-    """Acts by the step, draws a random number at each call, and notes the seeds that it sees."""
-    policy = SimpleNamespace(seeds=[], noise=[], queue=[])
+# --- Evaluation ---
+
+
+def noisy_policy():
+    """Acts by the step, and draws a random number at each call."""
+    policy = SimpleNamespace(noise=[], queue=deque(["an action of an earlier episode"]))
 
     def act(obs):
-        policy.seeds += obs[obs[:, 1] == 0, 0].astype(int).tolist()
         policy.noise.append(torch.rand(1).item())
         return by_seed(obs)
 
@@ -218,255 +130,190 @@ def seed_sensitive_policy():
     return policy
 
 
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-def test_evaluation_has_seeds_of_its_own(script):
+@pytest.mark.parametrize("script", ["bc_mse", "bc_mog", "bc_flow", "dagger"])
+def test_evaluation_has_seeds_of_its_own_and_counts_returns_successes_and_modes(script):
     module, args = args_for(script, seed=3)
-    policy = seed_sensitive_policy()
-    module.evaluate(args, walk_envs(4), policy, 8)
-    assert [seed for seed in policy.seeds if seed >= 0] == list(range(3_500_000, 3_500_008))
+    results = module.evaluate(args, walk_envs(3), noisy_policy(), 6)
+    assert sorted(set(Walk.played)) == list(range(3_500_000, 3_500_006))
+    returns = [1, 0.5 + 1.5, 1 + 2 + 3, 0.5 + 1.5 + 2.5 + 3.5, 1, 0.5 + 1.5]
+    assert results == {
+        "eval_returns": returns,
+        "return_mean": pytest.approx(np.mean(returns)),
+        "return_std": pytest.approx(np.std(returns)),
+        "success_rate": 3 / 6,
+        "modes": {"L": 2, "R": 1},
+    }
 
 
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
+@pytest.mark.parametrize("script", ["bc_mog", "bc_flow"])
+def test_what_evaluation_draws_depends_on_the_seed_alone_and_disturbs_nothing(script):
+    noise = []
+    for seed in (3, 3, 4):
+        torch.rand(5)
+        before = torch.get_rng_state()
+        module, args = args_for(script, seed=seed)
+        policy = noisy_policy()
+        module.evaluate(args, walk_envs(4), policy, 4)
+        noise.append(policy.noise)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert noise[0] == noise[1]
+    assert noise[0] != noise[2]
+
+
+@pytest.mark.parametrize("script", ["bc_mog", "bc_flow"])
 def test_videos_show_the_first_episodes_of_the_evaluation(script, tmp_path, monkeypatch):
     module, args = args_for(script, seed=3)
-    policy = seed_sensitive_policy()
-    envs = walk_envs(1)
-    envs.render = lambda: ([np.zeros((16, 16, 3), np.uint8)],)
-    monkeypatch.setattr(module, "make_video_envs", lambda args: envs)
-    if script in ("bc_diffusion", "bc_flow"):
-        policy.queue.append("an action of an earlier episode")
+    saved = []
+    monkeypatch.setattr(module, "save_video", lambda frames, *_, **__: saved.append(frames))
+    policy = noisy_policy()
     module.record_videos(args, policy, tmp_path)
-    assert [seed for seed in policy.seeds if seed >= 0] == [3_500_000, 3_500_001, 3_500_002]
-    assert not policy.queue
-    assert len(list((tmp_path / "videos").glob("*.mp4"))) == 3
+    seeds = [{int(frame[0, 0, 0]) for frame in frames} for frames in saved]
+    assert seeds == [{seed % 256} for seed in (3_500_000, 3_500_001, 3_500_002)]
+    assert [len(frames) for frames in saved] == [1 + 1, 2 + 1, 3 + 1]
+    assert len(policy.queue) == (script == "bc_mog")
 
 
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-def test_evaluation_counts_returns_successes_and_modes(script):
-    module, args = args_for(script, seed=0)
-    results = module.evaluate(args, walk_envs(3), seed_sensitive_policy(), 6)
-    returns = [1, 0.5 + 1.5, 1 + 2 + 3, 0.5 + 1.5 + 2.5 + 3.5, 1, 0.5 + 1.5]
-    assert results["eval_returns"] == returns
-    assert results["return_mean"] == pytest.approx(np.mean(returns))
-    assert results["return_std"] == pytest.approx(np.std(returns))
-    assert results["success_rate"] == 3 / 6
-    assert results["modes"] == {"L": 2, "R": 1}
+# --- Whole runs ---
 
 
-@pytest.mark.parametrize("script", SCRIPTS[1:])
-def test_what_evaluation_draws_depends_on_the_seed_alone_and_disturbs_nothing(script):
-    module, args = args_for(script, seed=3)
-    policy = seed_sensitive_policy()
-    before = torch.get_rng_state()
-    module.evaluate(args, walk_envs(4), policy, 4)
-    assert torch.equal(torch.get_rng_state(), before)
-    first = policy.noise
-    policy.noise = []
-    torch.rand(5)
-    module.evaluate(args, walk_envs(4), policy, 4)
-    assert policy.noise == first
-    policy.noise = []
-    args.seed = 4
-    module.evaluate(args, walk_envs(4), policy, 4)
-    assert policy.noise != first
-
-
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-def test_the_network_is_initialised_by_the_seed(script, tmp_path, monkeypatch):
-    capture = script if script in DAGGERS else "train"
-    weights = []
-    for seed in (1, 1, 2):
-        module, args = args_for(script, num_demos=1, seed=seed, run_dir=str(tmp_path))
-        args.hidden_dim = 8
-        args.run_dir = str(tmp_path / str(len(weights)))
-        torch.rand(len(weights))
-        policy = run_until_training(module, args, monkeypatch, capture)[1]
-        weights.append(next(policy.parameters()))
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
-
-
-# --- Updates ---
-
-
-class Watched(torch.nn.Module):
-    """A policy that notes what it is asked.
-
-    Its loss is its weight, of which the gradient is 1; ten more where no gradient is wanted.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.net = torch.nn.Linear(1, 1, bias=False)
-        self.statistics = []
-        self.batches = []  # those with a gradient
-        self.held_out = []
-        self.events = []
-
-    def set_statistics(self, obs, actions):
-        self.statistics.append((obs, actions))
-
-    def loss(self, obs, actions):
-        if torch.is_grad_enabled():
-            self.batches.append((obs, actions))
-            return self.net.weight.sum()
-        self.held_out.append((obs, actions))
-        return 10 + self.net.weight.sum()
-
-    def update_average(self):
-        self.events.append("average")
-
-    def act(self, obs):
-        self.events.append("act")
-        return by_seed(obs)
-
-    @property
-    def queue(self):
-        return []
-
-
-@pytest.fixture
-def steps(monkeypatch):
-    """For each optimiser step its learning rate, its gradients, and the optimiser."""
-    taken = []
+def run_main(script, folder, seed=3, num_updates=60):
+    """Runs `main`, and notes what it asks of the expert, the policy, the optimiser, the writer."""
+    flags = {"num_demos": 11, "num_envs": 3, "hidden_dim": 8, "eval_episodes": 7, "batch_size": 64}
+    own = {"num_rounds": 2, "episodes_per_round": 4} if script == "dagger" else {"eval_every": 125}
+    module, args = args_for(script, seed=seed, num_updates=num_updates, **flags, **own)
+    args.run_dir = str(folder)
+    names = "asked statistics batches held_out rates fresh scalars"
+    run = SimpleNamespace(**{name: [] for name in names.split()})
+    set_statistics, loss = module.Policy.set_statistics, module.Policy.loss
     plain_step = torch.optim.AdamW.step
 
-    def step(self, *arguments):
+    def note_statistics(self, *data):
+        run.policy = self
+        run.statistics.append(data)
+        set_statistics(self, *data)
+
+    def note_loss(self, *batch):
+        kind = run.batches if torch.is_grad_enabled() else run.held_out
+        kind.append((*batch, torch.get_rng_state()))
+        return loss(self, *batch)
+
+    def loss_again(noted):
+        *batch, state = noted
+        with torch.random.fork_rng():
+            torch.set_rng_state(state)
+            return loss(run.policy, *batch)
+
+    def note_step(self, *_):
         (group,) = self.param_groups
-        gradients = [parameter.grad.clone() for parameter in group["params"]]
-        taken.append((group["lr"], gradients, self))
-        return plain_step(self, *arguments)
+        run.rates.append(group["lr"])
+        run.fresh.append(not self.state)
+        if len(run.rates) % 20 == 0:
+            gradients = torch.autograd.grad(loss_again(run.batches[-1]), group["params"])
+            torch.testing.assert_close([x.grad for x in group["params"]], list(gradients))
+        plain_step(self)
+        run.last = [parameter.detach().clone() for parameter in group["params"]]
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    return taken
-
-
-def train_bc(script, tmp_path, **arguments):
-    """`train` of a behaviour-cloning script on 4 demonstrations, of which 1 is held out."""
-    arguments = {"num_demos": 3, "num_updates": 40, "batch_size": 64} | arguments
-    module, args = args_for(script, **arguments)
-    demos = module.rollout(walk_envs(4), by_seed, 4, seed=40)
-    policy = Watched()
-    writer = Watcher()
-    metadata = {}
-    module.train(args, policy, demos, walk_envs(2), Path(tmp_path), writer, metadata)
-    return policy, writer, metadata
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_training_and_statistics_leave_out_the_held_out_demonstrations(script, tmp_path):
-    policy, *_ = train_bc(script, tmp_path)
-    (statistics,) = policy.statistics
-    assert statistics[0][:, 0].tolist() == [40, 41, 41, 42, 42, 42]
-    np.testing.assert_array_equal(statistics[1], by_seed(statistics[0].numpy()))
-    for obs, actions in policy.batches:
-        assert obs.shape == (64, 3)
-        assert (obs[:, 0] < 43).all()
-        np.testing.assert_array_equal(actions, by_seed(obs.numpy()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(by_seed, "seed", run.asked.append, raising=False)
+        patch.setattr(module.Policy, "set_statistics", note_statistics)
+        patch.setattr(module.Policy, "loss", note_loss)
+        patch.setattr(torch.optim.AdamW, "step", note_step)
+        patch.setattr(module.SummaryWriter, "add_scalar", lambda _, *all: run.scalars.append(all))
+        module.main(args)
+    (directory,) = folder.iterdir()
+    run.results = json.loads((directory / "results.json").read_text())
+    run.saved = load_file(directory / "policy.safetensors")
+    run.held_out_losses = [loss_again(noted) for noted in run.held_out]
+    return run
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_the_held_out_loss_is_that_of_the_held_out_demonstrations(script, tmp_path):
-    policy, writer, metadata = train_bc(script, tmp_path)
-    assert len(policy.held_out) == 1
-    obs, actions = policy.held_out[0]
-    assert obs[:, 0].tolist() == [43, 43, 43, 43]
-    np.testing.assert_array_equal(actions, by_seed(obs.numpy()))
-    assert [scalar[0] for scalar in writer.scalars] == ["loss/train", "loss/held_out"]
-    assert metadata["held_out_loss"] == writer.scalars[1][1]
+def check_data(seeds, obs, actions):
+    """Each step of the episodes with these seeds, equally often, and the label of each."""
+    steps, counts = obs[:, :2].unique(dim=0, return_counts=True)
+    assert steps.tolist() == [[seed, t] for seed in seeds for t in range(walk.length(seed))]
+    assert counts.max() < 2 * counts.min()
+    assert obs.dtype == actions.dtype == torch.float32
+    np.testing.assert_array_equal(actions.flatten(1), by_seed(obs.numpy()))
 
 
-def train_dagger(script, num_updates=40, labels=6):
-    module, args = args_for(script, batch_size=64)
-    policy = Watched()
-    obs = torch.arange(labels).float()[:, None]
-    module.train(args, policy, obs, 10 * obs, num_updates, Watcher())
-    return policy
+@pytest.mark.parametrize("script", ["bc_mog", "bc_flow", "dagger"])
+def test_a_run_learns_from_the_seeds_that_are_its_own(script, tmp_path):
+    run = run_main(script, tmp_path, num_updates=500)
+    rounds = list(range(3_600_000, 3_600_008)) if script == "dagger" else []
+    demos = list(range(3_000_000, 3_000_011))
+    held_out = [] if rounds else [3_000_011, 3_000_012]
+    evaluated = list(range(3_500_000, 3_500_007))
+    learned = [demos, demos + rounds[:4], demos + rounds] if rounds else [demos]
+    assert sorted(set(Walk.played)) == demos + held_out + evaluated + rounds
+    assert run.asked == [3_700_000 + i for i in range(len(learned))]
+
+    num_updates = 500 // len(learned)
+    assert [len(obs) for obs, *_ in run.batches] == [64] * num_updates * len(learned)
+    for i, (seeds, statistics) in enumerate(zip(learned, run.statistics, strict=True)):
+        check_data(seeds, *statistics)
+        batches = run.batches[i * num_updates :][:num_updates]
+        check_data(seeds, *[torch.cat(column) for column in list(zip(*batches, strict=True))[:2]])
+    fraction = np.arange(1, num_updates + 1) / num_updates
+    rates = 1e-3 * np.minimum(fraction / 0.05, np.cos(np.pi / 2 * fraction) ** 2)
+    assert run.rates == pytest.approx(list(rates) * len(learned), abs=1e-9)
+    assert run.fresh == ([True] + [False] * (num_updates - 1)) * len(learned)
+    assert all(any(torch.equal(x, y) for y in run.saved.values()) for x in run.last)
+
+    returns = {0: 1, 1: 0.5 + 1.5, 2: 1 + 2 + 3, 3: 0.5 + 1.5 + 2.5 + 3.5}
+    assert run.results["expert_return"] == np.mean([returns[seed % 4] for seed in demos])
+    assert run.results["expert_labels"] == len(run.statistics[-1][0])
+    if held_out:
+        check_data(held_out, *run.held_out[0][:2])
+        assert ("loss/held_out", *run.held_out_losses, 500) in run.scalars
+        evaluations = [("eval/return", step) for step in (125, 250, 375, 500)]
+        names = [("loss/held_out", 500), ("loss/train", 500), *evaluations]
+        assert sorted((name, step) for name, _, step in run.scalars) == sorted(names)
 
 
-def train(script, tmp_path):
-    return train_dagger(script) if script in DAGGERS else train_bc(script, tmp_path)[0]
+@pytest.mark.parametrize("script", ["bc_mog", "dagger"])
+def test_a_seed_repeats_a_run(script, tmp_path):
+    runs = []
+    for seed in (3, 3, 4):
+        run = run_main(script, tmp_path / str(len(runs)), seed)
+        runs.append((run.results["eval_returns"], [x.tolist() for x in run.last]))
+        torch.rand(len(runs))
+    assert runs[0] == runs[1]
+    assert runs[0][0] != runs[2][0]
 
 
-@pytest.mark.parametrize("script", DAGGERS)
-def test_a_round_trains_on_all_labels_with_their_statistics(script):
-    policy = train_dagger(script)
-    (statistics,) = policy.statistics
-    assert statistics[0].flatten().tolist() == [0, 1, 2, 3, 4, 5]
-    assert statistics[1].flatten().tolist() == [0, 10, 20, 30, 40, 50]
+# --- Memory ---
+
+PROGRAM = """
+import importlib, resource, sys
+from unittest.mock import Mock
+import numpy as np
+from gymnasium.spaces import Box
+
+module = importlib.import_module(sys.argv[1])
+module.torch.set_num_threads(1)
+args = module.Args(num_updates=500)
+policy = module.Policy(Box(-9, 9, (11,)), Box(-9, 9, (3,)), args)
+rng = np.random.default_rng(0)
+
+def train(num_demos, num_held_out, length):
+    episodes = []
+    for _ in range(num_demos + num_held_out):
+        obs, actions = rng.normal(size=(length, 11)), rng.uniform(-1, 1, (length, 3))
+        episodes.append(module.Episode(obs, actions, np.zeros(length), {}))
+    module.train(args, policy, episodes[:num_demos], episodes[num_demos:], [], Mock())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    return peak, sum(episode.obs.nbytes + episode.actions.nbytes for episode in episodes)
+
+base, _ = train(1, 1, 100)  # what the libraries themselves need
+peak, size = train(50, 5, 10_000)
+print((peak - base) / size)
+"""
 
 
-@pytest.mark.parametrize("script", DAGGERS)
-def test_each_round_has_an_optimiser_of_its_own(script, steps):
-    train_dagger(script)
-    train_dagger(script)
-    optimizers = {id(optimizer) for _, _, optimizer in steps}
-    assert len(steps) == 80
-    assert len(optimizers) == 2
-
-
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-def test_batches_hold_every_transition_equally_often(script, tmp_path):
-    policy = train(script, tmp_path)
-    assert len(policy.batches) == 40
-    drawn = torch.cat([obs for obs, _ in policy.batches])
-    _, counts = drawn.unique(dim=0, return_counts=True)
-    assert len(counts) == 6
-    assert counts.min() > 0.8 * 40 * 64 / 6
-    if script in DAGGERS:
-        assert all(torch.equal(actions, 10 * obs) for obs, actions in policy.batches)
-
-
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-def test_the_learning_rate_warms_up_and_falls_to_zero_by_a_cosine(script, tmp_path, steps):
-    train(script, tmp_path)
-    rates = [rate / 1e-3 for rate, _, _ in steps]
-    assert len(rates) == 40
-    assert rates[0] == pytest.approx(0.5)  # the warm-up is 5% of the updates
-    cosine = [math.cos(math.pi * update / 80) ** 2 for update in range(2, 41)]
-    assert rates[1:] == pytest.approx(cosine, abs=1e-9)
-
-
-@pytest.mark.parametrize("script", ALL_SCRIPTS)
-def test_each_step_has_the_gradient_of_its_own_batch(script, tmp_path, steps):
-    train(script, tmp_path)
-    assert [[g.item() for g in gradients] for _, gradients, _ in steps] == [[1.0]] * 40
-
-
-@pytest.mark.parametrize("script", ["bc_diffusion", "bc_flow"])
-def test_the_average_is_updated_after_each_optimiser_step(script, tmp_path, monkeypatch):
-    order = []
-    plain_step = torch.optim.AdamW.step
-
-    def step(self, *arguments):
-        order.append("step")
-        return plain_step(self, *arguments)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    monkeypatch.setattr(Watched, "update_average", lambda self: order.append("average"))
-    train_bc(script, tmp_path)
-    assert order == ["step", "average"] * 40
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_the_last_policy_is_the_one_that_is_kept(script, tmp_path):
-    policy, *_ = train_bc(script, tmp_path)
-    saved = load_file(tmp_path / "policy.safetensors")
-    assert saved["net.weight"].item() == policy.net.weight.item()
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_the_policy_is_evaluated_on_the_way_and_not_at_the_end(script, tmp_path):
-    _, writer, _ = train_bc(script, tmp_path, eval_every=10)
-    returns = [scalar for scalar in writer.scalars if scalar[0] == "eval/return"]
-    assert [step for _, _, step in returns] == [10, 20, 30]
-    assert returns[0][1] == (1 + 2) / 2  # of two episodes, with the seeds 500,000 and 500,001
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_loss_that_is_not_finite_ends_the_run(script, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Watched, "loss", lambda self, *_: math.nan * self.net.weight.sum())
-    with pytest.raises(SystemExit):
-        train_bc(script, tmp_path)
-    assert "--learning-rate" in capsys.readouterr().err
-    assert not (tmp_path / "policy.safetensors").exists()
+@pytest.mark.slow
+@pytest.mark.parametrize("script, limit", [("bc_mse", 3), ("bc_autoregressive", 8)])
+def test_training_needs_a_few_times_the_memory_of_its_data(script, limit):
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-c", PROGRAM, script]
+    options = {"check": True, "timeout": 300, "stdout": subprocess.PIPE}
+    assert float(subprocess.run(command, cwd=root, **options).stdout) <= limit

@@ -9,28 +9,41 @@ import numpy as np
 class Walk(gym.Env):
     """Observes its seed, the step and the last action; lasts 1 to 4 steps, by its seed.
 
-    The reward is the action. Even seeds end in success, in the mode "L" or "R". Where the vector
-    environment starts it over, the seed is -4.
+    The reward is the action. Even seeds end in success, in the mode "L" or "R". It is careless: it
+    returns the same array and the same info each time, and changes the action that it is given.
     """
 
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
     observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
     action_space = gym.spaces.Box(-9, 9, (1,), np.float32)
+    played = []  # the seed of each step, of all environments
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+        self.obs = np.zeros(3, np.float32)
+        self.info = {}
 
     def reset(self, *, seed=None, options=None):
-        self.start = -4 if seed is None else seed
-        self.t = 0
-        return np.array([self.start, 0, 0], np.float32), {}
+        self.start = seed
+        self.obs[:] = seed, 0, 0
+        self.info.clear()
+        return self.obs, self.info
 
     def step(self, action):
-        self.t += 1
-        obs = np.array([self.start, self.t, action[0]], np.float32)
-        done = self.t == length(self.start)
-        info = {}
+        self.played.append(self.start)
+        self.obs[1:] = self.obs[1] + 1, action[0]
+        reward = float(action[0])
+        action *= 0.5
+        done = self.obs[1] == length(self.start)
         if done and self.start % 2 == 0:
-            info = {"is_success": True, "mode": "LR"[self.start % 4 // 2]}
-        if done and self.start == -4:
-            info["mode"] = "started over"
-        return obs, float(action[0]), done, False, info
+            self.info.update(is_success=True, mode="LR"[self.start % 4 // 2])
+        return self.obs, reward, bool(done), False, self.info
+
+    def render(self):
+        return np.full((16, 16, 3), self.start % 256, np.uint8)
+
+
+gym.register("Walk-v0", Walk, max_episode_steps=100)
 
 
 def length(seed):
@@ -38,9 +51,7 @@ def length(seed):
 
 
 def walk_envs(num_envs):
-    if "Walk-v0" not in gym.registry:
-        gym.register("Walk-v0", Walk, max_episode_steps=100)
-    return gym.make_vec("Walk-v0", num_envs, "sync")
+    return [gym.make("Walk-v0") for _ in range(num_envs)]
 
 
 def by_seed(obs):
@@ -50,18 +61,4 @@ def by_seed(obs):
 
 def args_for(script, **arguments):
     module = importlib.import_module(script)
-    walk_envs(1)
-    return module, module.Args(env_id="Walk-v0", **arguments)
-
-
-class Watcher:
-    """Stands for the writer and for the progress bar."""
-
-    def __init__(self):
-        self.scalars = []
-
-    def add_scalar(self, name, value, step):
-        self.scalars.append((name, value, step))
-
-    def update(self):
-        pass
+    return module, module.Args(env_id="Walk-v0", expert="tests.walk:by_seed", **arguments)
