@@ -19,10 +19,10 @@ from safetensors import safe_open
 from experts.driving import DrivingExpert
 
 WEIGHTS = Path(__file__).parent / "weights"
-DRIVING = {
+DRIVING = {  # disturbed, the car acts twice a second: it can still settle on a side
     "LaneChange-v0": {"num_obstacles": 1},
-    "LaneChangeDisturbed-v0": {"num_obstacles": 1, "disturbed": True},
-    "LaneChange10Hz-v0": {"num_obstacles": 1, "decision_hz": 10},
+    "LaneChangeDisturbed-v0": {"num_obstacles": 1, "disturbed": True, "decision_seconds": 0.5},
+    "LaneChange10Hz-v0": {"num_obstacles": 1, "decision_seconds": 0.1},
     "Slalom-v0": {"num_obstacles": 3},
 }
 

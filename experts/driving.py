@@ -4,6 +4,11 @@ A car moves along x on a road of three lanes and meets one (`LaneChange-v0`) or 
 stopped cars in the middle lane. Each is passed left or right equally well, so demonstrations have 2
 or 8 modes, and the mean of two good actions is a collision. Distances are in m, speeds in m/s, and
 y grows to the left.
+
+An action is held for 2 s, which is 20 m at 10 m/s. All episodes start in the same state, 40 m
+before the first stopped car, and the first action chooses the side: half of the demonstrations go
+left from there, half right. The actions at 20 m and at 0 m keep to the side, and a fourth returns
+to the centre; after it the next stopped car of the Slalom is 40 m ahead.
 """
 
 import os
@@ -11,14 +16,16 @@ import os
 import gymnasium as gym
 import numpy as np
 
-OBSTACLE_X = (45.0, 90.0, 135.0)
+FIRST_OBSTACLE = 40.0  # two actions of 20 m
+OBSTACLE_SPACING = 80.0  # two more, one to pass and one back to the centre, and two to the next
 ROAD_HALF_WIDTH = 5.2  # |y| beyond this leaves the road
+DISTURBED_X = 15.0  # 25 m before the obstacle, a car far to one side can only pass there
 CONTACT_X = 4.5  # contact is |Δx| < 4.5 and |y| < 2.0
 CONTACT_Y = 2.0
-ROAD_AFTER_LAST = 15.0
+ROAD_AFTER_LAST = 35.0  # the road ends on the way back to the centre
 PHYSICS_HZ = 20
 SIDE_Y = 3.6  # the expert's lateral target beside an obstacle
-DECIDE_AT = 30.0  # and the distance at which it starts to aim for it
+DECIDE_AT = 50.0  # and the distance from which on it aims for it: at 40 m, and not yet at 60 m
 
 WIDTH = 960  # of the picture, in pixels
 HEIGHT = 200
@@ -38,15 +45,15 @@ class DrivingEnv(gym.Env):
     Observation (4,): distance to the next obstacle / 40, y / 4, lateral velocity / 3 and
     (speed - 10) / 3. Behind the last obstacle the distance is negative.
 
-    Action (2,) in [-1, 1]: target y / 4 and (target speed - 10) / 5, held for 1 / `decision_hz`
-    seconds (a whole number of physics steps) and tracked by a rate-limited controller.
+    Action (2,) in [-1, 1]: target y / 4 and (target speed - 10) / 5, held for `decision_seconds`
+    (a whole number of physics steps) and tracked by a rate-limited controller.
 
-    Reward: share of the road covered, so that a finished road returns 1. Contact or leaving the
-    road ends the episode. The last info has `is_success`, `mode` (the side taken at each obstacle
-    passed, such as "LRL") and `num_modes`.
+    Reward: share covered of the road ahead, so that a finished road returns 1. Contact or leaving
+    the road ends the episode. The last info has `is_success`, `mode` (the side taken at each
+    obstacle passed, such as "LRL") and `num_modes`.
 
-    An episode starts with y uniform in ±0.8 m, no lateral velocity and a speed in 9-11 m/s;
-    `disturbed`: y in ±4 m, lateral velocity in ±1 m/s and speed in 8-12 m/s.
+    An episode starts in the centre, at 10 m/s and without lateral velocity; `disturbed`: 25 m
+    before the obstacle, with y in ±4 m, lateral velocity in ±1 m/s and speed in 8-12 m/s.
 
     Render modes: `human` opens a window and plays in real time, `rgb_array` returns the current
     frame, `rgb_array_list` all frames since the last call, 20 for each second of driving.
@@ -55,12 +62,17 @@ class DrivingEnv(gym.Env):
 
     metadata = {"render_modes": ["human", "rgb_array", "rgb_array_list"], "render_fps": 2}
 
-    def __init__(self, num_obstacles=1, decision_hz=1, disturbed=False, render_mode=None):
-        if PHYSICS_HZ % decision_hz:
-            raise ValueError(f"decision_hz must divide {PHYSICS_HZ}, got {decision_hz}")
-        self.obstacles = OBSTACLE_X[:num_obstacles]
+    def __init__(self, num_obstacles=1, decision_seconds=2.0, disturbed=False, render_mode=None):
+        num_substeps = round(decision_seconds * PHYSICS_HZ, 6)
+        if not num_substeps >= 1 or num_substeps % 1:
+            raise ValueError(
+                f"decision_seconds must be a multiple of {1 / PHYSICS_HZ}, got {decision_seconds}"
+            )
+        if num_obstacles < 1:
+            raise ValueError(f"num_obstacles must be at least 1, got {num_obstacles}")
+        self.obstacles = [FIRST_OBSTACLE + OBSTACLE_SPACING * i for i in range(num_obstacles)]
         self.road_length = self.obstacles[-1] + ROAD_AFTER_LAST
-        self.num_substeps = PHYSICS_HZ // decision_hz
+        self.num_substeps = int(num_substeps)
         self.disturbed = disturbed
 
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
@@ -69,7 +81,7 @@ class DrivingEnv(gym.Env):
         self.screen = None
         self.frames = []
         self.on_frame = None
-        frames_per_second = max(2, decision_hz)
+        frames_per_second = max(2, round(1 / decision_seconds))
         if render_mode == "human":
             self.on_frame = self.render
         elif render_mode == "rgb_array_list":
@@ -81,19 +93,17 @@ class DrivingEnv(gym.Env):
         """`options` may hold the start's `y` (m), `speed` and `lateral_velocity` (m/s)."""
         super().reset(seed=seed)
         options = options or {}
-        y_range = 4.0 if self.disturbed else 0.8
-        speed_range = 2.0 if self.disturbed else 1.0
+        y, speed, lateral_velocity = 0.0, 10.0, 0.0
+        if self.disturbed:
+            y, speed, lateral_velocity = self.np_random.uniform((-4, 8, -1), (4, 12, 1))
 
-        y = self.np_random.uniform(-y_range, y_range)
-        speed = self.np_random.uniform(10.0 - speed_range, 10.0 + speed_range)
-        lateral_velocity = self.np_random.uniform(-1.0, 1.0) if self.disturbed else 0.0
-
-        self.x = 0.0
+        self.x = DISTURBED_X if self.disturbed else 0.0
         self.y = float(options.get("y", y))
         self.vx = float(options.get("speed", speed))
         self.vy = float(options.get("lateral_velocity", lateral_velocity))
         self.mode = ""
         self.crashed = False
+        self.road_ahead = self.road_length - self.x
         self.trail = [(self.x, self.y)]
         self.frames = []
         if self.on_frame:
@@ -122,7 +132,7 @@ class DrivingEnv(gym.Env):
             info["is_success"] = not self.crashed
             info["mode"] = self.mode
             info["num_modes"] = 2 ** len(self.obstacles)
-        progress = (min(self.x, self.road_length) - start_x) / self.road_length
+        progress = (min(self.x, self.road_length) - start_x) / self.road_ahead
         return self._observation(), progress, self.crashed or finished, False, info
 
     def _move(self, target_y, target_speed, dt):
@@ -234,9 +244,12 @@ class DrivingEnv(gym.Env):
 class DrivingExpert:
     """Draws a side for each obstacle, evenly and independently of the state, and holds to it.
 
-    It aims for the centre until 30 m before an obstacle, then for 3.6 m to its side. Where the car
+    It aims for the centre until 50 m before an obstacle, then for 3.6 m to its side. Where the car
     has plainly committed to one side, it answers with that side, so that it can label states that
     another driver has reached. With `sides=[1.0]` it prefers the left: one mode.
+
+    Its targets vary a little: by 0.12 m, and by 0.1 m/s, which over the whole Slalom adds up to
+    less than 1 m along the road.
     """
 
     def __init__(self, seed=0, sides=(-1.0, 1.0)):
@@ -244,7 +257,8 @@ class DrivingExpert:
         self.seed(seed)
 
     def seed(self, seed):
-        self.rng = np.random.default_rng(seed)
+        # With the seed alone, it would draw the numbers of an environment with the same seed.
+        self.rng = np.random.default_rng([seed, 1])
         self.side = np.zeros(0)
         self.last_distance = np.zeros(0)
 
@@ -266,8 +280,9 @@ class DrivingExpert:
         side = np.where(np.abs(heading_for) > 1.0, np.sign(heading_for), self.side)
         beside = (distance < DECIDE_AT) & (distance > -CONTACT_X)
         target_y = np.where(beside, side * SIDE_Y, 0.0) / 4 + self.rng.normal(0, 0.03, len(obs))
-        target_speed = self.rng.normal(0, 0.1, len(obs))
+        target_speed = self.rng.normal(0, 0.02, len(obs))
         return np.stack([target_y, target_speed], axis=1).clip(-1, 1).astype(np.float32)
 
 
 prefers_left = DrivingExpert(sides=[1.0])  # --expert experts.driving:prefers_left
+mostly_left = DrivingExpert(sides=[1.0, 1.0, 1.0, 1.0, -1.0])  # 80% left
