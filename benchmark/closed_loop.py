@@ -45,7 +45,7 @@ def draw(axis, env_id):
         marker = "o"
         if "--num-rounds 0" in row:
             label, colour = STYLE["bc"]
-            if "--label-every" in row:
+            if "--label-share" in row:
                 label += ", every fifth or tenth\nlabel of its demonstrations"
             else:
                 label += ", all labels\nof its demonstrations"

@@ -15,7 +15,6 @@ episodes, at the horizons where there are mistakes, if these are at least MIN_HO
 is a 95% bootstrap over two seeds or more and the episodes of each, if each sample has a slope.
 """
 
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ def by_time(episodes, horizon):
 
 
 def measure(env_id, row, seed):
-    """In a worker: train, play, and ask the expert; the text of the results, and a line."""
+    """In a worker: train, play, and ask the expert; the results, and a line."""
     import torch
 
     import bc_mse
@@ -97,7 +96,7 @@ def measure(env_id, row, seed):
     policy, results = trained(script, env_id, seed, *flags)
     expert = load_expert(env_id)
     envs = bc_mse.make_envs(bc_mse.Args(env_id=env_id), 25)
-    horizon = envs.envs[0].spec.max_episode_steps
+    horizon = envs[0].spec.max_episode_steps
     first = 1_000_000 * seed + 700_000  # neither the demonstrations' seeds nor the evaluation's
     experts = bc_mse.rollout(envs, expert, NUM_EPISODES, first)
     own = bc_mse.rollout(envs, policy.act, NUM_EPISODES, first)
@@ -113,7 +112,7 @@ def measure(env_id, row, seed):
         "seed": seed,
         "expert_labels": results["expert_labels"],
         "return_mean": float(np.mean([episode.rewards.sum() for episode in own])),
-        "total_seconds": time.time() - start,
+        "seconds": time.time() - start,
         "rate_on_expert": rate,
         "mistakes": {str(T): made[:, T - 1].tolist() for T in HORIZONS},  # of each episode
         "error_on_expert": by_time(on_experts, horizon),
@@ -121,7 +120,7 @@ def measure(env_id, row, seed):
     }
     total = made[:, -1].mean()
     line = f"{row} on {env_id}, seed {seed}: {total:.2f} mistakes, {rate * horizon:.2f} promised"
-    return json.dumps(measured), line
+    return measured, line
 
 
 def mistakes_of(results):

@@ -14,7 +14,6 @@ mean and variance, as is usual. All else is the same.
 PPO is Stable-Baselines3's, https://github.com/DLR-RM/stable-baselines3.
 """
 
-import json
 import sys
 import time
 
@@ -130,9 +129,8 @@ def evaluate(ppo, envs, seed):
     """Mean return without exploration."""
     import bc_gaussian
 
-    episodes = bc_gaussian.rollout(
-        envs, lambda obs: act(ppo, obs), EVAL_EPISODES, 1_000_000 * seed + 800_000
-    )
+    first = 1_000_000 * seed + 800_000
+    episodes = bc_gaussian.rollout(envs, lambda obs: act(ppo, obs), EVAL_EPISODES, first)
     return float(np.mean([episode.rewards.sum() for episode in episodes]))
 
 
@@ -165,7 +163,7 @@ def learn(ppo, warm_up, evaluate_now):
 
 
 def measure(env_id, row, seed):
-    """In a worker: clone, then PPO; the text of the results, and a line."""
+    """In a worker: clone, then PPO; the results, and a line."""
     import bc_gaussian
 
     start = time.time()
@@ -182,11 +180,10 @@ def measure(env_id, row, seed):
         start_from(ppo, clone)
 
     curve = learn(ppo, warm_up, lambda: evaluate(ppo, envs, seed))
-    total_seconds = time.time() - start
-    measured = {"env_id": env_id, "row": row, "seed": seed, "curve": curve}
-    measured["total_seconds"] = total_seconds
+    seconds = time.time() - start
+    measured = {"env_id": env_id, "row": row, "seed": seed, "curve": curve, "seconds": seconds}
     line = f"{row} on {env_id}, seed {seed}: {curve[0][1]:.0f} to {curve[-1][1]:.0f}"
-    return json.dumps(measured), f"{line}; {total_seconds:.0f} s"
+    return measured, f"{line}; {seconds:.0f} s"
 
 
 def curves_of(env_id, row):

@@ -9,7 +9,6 @@ the two over one run (Spearman's) is -1 where the policy with the lower loss alw
 0 where the loss says nothing.
 """
 
-import json
 import sys
 import tempfile
 import time
@@ -47,15 +46,14 @@ def read_curve(run):
 
 
 def measure(env_id, row, seed):
-    """In a worker: train, and read what was logged; the text of the results, and a line."""
+    """In a worker: train, and read what was logged; the results, and a line."""
     start = time.time()
     _, script, *flags = row.split()
     with tempfile.TemporaryDirectory() as run_dir:
         run, line = run_in(run_dir, script, env_id, seed, flags)
         curve = read_curve(run)
     measured = {"env_id": env_id, "row": row, "seed": seed, "curve": curve}
-    measured["total_seconds"] = time.time() - start
-    return json.dumps(measured), line
+    return measured | {"seconds": time.time() - start}, line
 
 
 def curves_of(script):

@@ -28,16 +28,16 @@ def price(script):
     module = importlib.import_module(script)
     args = module.Args(env_id=ENV_ID)
     envs = module.make_envs(args, 5)
-    policy = module.make_policy(args, envs)
+    policy = module.Policy(envs[0].observation_space, envs[0].action_space, args)
     episodes = module.rollout(envs, load_expert(ENV_ID), 5, seed=HELD_OUT_SEED)
-    found = {"num_parameters": sum(p.numel() for p in policy.parameters() if p.requires_grad)}
+    found = {"num_parameters": sum(p.numel() for p in policy.parameters())}
     if hasattr(policy, "log_prob"):
         policy, _ = trained(script, ENV_ID, SEED)
         obs, actions = module.to_tensors(episodes, "cpu")
         with torch.no_grad():
             found["held_out_nll"] = -policy.log_prob(obs, actions).mean().item()
-        if hasattr(policy, "min_std"):
-            least = torch.distributions.Normal(0, policy.min_std * policy.action_std)
+        if hasattr(args, "min_std"):
+            least = torch.distributions.Normal(0, args.min_std * policy.action_std)
             found["lowest_nll"] = -least.log_prob(torch.zeros(())).sum().item()
         if hasattr(policy, "centres"):
             errors = (actions[..., None] - policy.centres).abs().amin(-1)

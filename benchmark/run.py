@@ -6,19 +6,24 @@
     python -m benchmark.run --address 10.0.0.1:6379       # on a Ray cluster
 
 Each run's results.json is kept as benchmark/results/<env_id>__<row>__<seed>.json as soon as it is
-there, so that Ctrl-C loses at most the runs under way. Finished ones are skipped; delete a file to
-run its cell anew. A run whose worker is killed is tried again, twice; one that fails is reported,
-and the next call tries it again. On a cluster the code travels from here and the results come back,
-so that the nodes need the requirements and share no files.
+there, with what made it, so that Ctrl-C loses at most the runs under way. Finished ones are
+skipped; delete a file to run its cell anew. A run whose worker is killed is tried again, twice; one
+that fails is reported, and the next call tries it again. On a cluster the code travels from here
+and the results come back, so that the nodes need the requirements and share no files.
 """
 
 import importlib
 import json
+import os
+import platform
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -32,26 +37,16 @@ DAGGERS = ["dagger", "hg_dagger"]
 
 # A row is a script with its flags. The defaults were tuned on the seeds 0, 1, 7, 10 and 100.
 ROAD = "--num-demos 200 --num-updates 5000 --eval-episodes 500"
+ON_ROADS = [f"{script} {ROAD}" for script in [*SCRIPTS, "bc_gaussian --stochastic"]], [4, 5, 6]
 OFFLINE = {
     "Hopper-v4": (SCRIPTS, [4, 5, 6, 8, 9]),
     "Walker2d-v4": (SCRIPTS, [4, 5, 6]),
-    "LaneChange-v0": (
-        [f"{script} {ROAD}" for script in [*SCRIPTS, "bc_gaussian --stochastic"]],
-        [4, 5, 6],
-    ),
-    "Slalom-v0": (
-        [f"{script} {ROAD}" for script in [*SCRIPTS, "bc_gaussian --stochastic"]],
-        [4, 5, 6],
-    ),
+    "LaneChange-v0": ON_ROADS,
+    "Slalom-v0": ON_ROADS,
     "CartPole-v1": (["bc_autoregressive --eval-episodes 500"], [4, 5, 6]),
 }
 
-MODES = {
-    "LaneChange-v0": (
-        [f"{script} {ROAD}" for script in SCRIPTS[2:]],
-        list(range(21, 41)),
-    ),
-}
+MODES = {"LaneChange-v0": ([f"{script} {ROAD}" for script in SCRIPTS[2:]], list(range(21, 41)))}
 
 # How many demonstrations it takes. With ten, the runs are those of the table above.
 LOCOMOTION = ["Hopper-v4", "Walker2d-v4", "HalfCheetah-v4", "Ant-v4", "Humanoid-v4"]
@@ -75,7 +70,9 @@ DEMONSTRATIONS = {
 # many demonstrations, and all of a few. The three harder tasks keep all labels.
 CLOSED_SEEDS = [11, 12, 13, 14, 15]
 SMALL = "--num-updates 5000 --eval-episodes 500"
-DISTURBED = f"--demo-env-id LaneChange-v0 --expert experts.driving:prefers_left {SMALL}"
+LEFT = "road/left-v0"  # demonstrations of the undisturbed road, recorded anew for each seed
+RECORDING = f"--env-id LaneChange-v0 --expert experts.driving:prefers_left --dataset-id {LEFT}"
+DISTURBED = f"--dataset {LEFT} --expert experts.driving:prefers_left {SMALL}"
 MANY_LABELS = (
     [
         "dagger --num-rounds 0 --num-demos 40",
@@ -84,36 +81,33 @@ MANY_LABELS = (
     ],
     CLOSED_SEEDS[:3],
 )
+
+
+def few_labels(share, num_rounds, many, few):
+    """A share of the labels, of one demonstration or of many; and all labels of a few."""
+    one = f"--num-demos 1 --label-share {share}"
+    rows = [
+        f"dagger --num-rounds 0 {one}",
+        f"dagger --num-rounds 0 --num-demos {many} --label-share {share}",
+        f"dagger --num-rounds 0 --num-demos {few}",
+        f"dagger --num-rounds {num_rounds} {one}",
+        f"hg_dagger --num-rounds {num_rounds} {one}",
+    ]
+    return rows, CLOSED_SEEDS
+
+
 CLOSED = {
-    "Hopper-v4": (
-        [
-            "dagger --num-rounds 0 --num-demos 1 --label-every 10",
-            "dagger --num-rounds 0 --num-demos 30 --label-every 10",
-            "dagger --num-rounds 0 --num-demos 3",
-            "dagger --num-rounds 10 --num-demos 1 --label-every 10",
-            "hg_dagger --num-rounds 10 --num-demos 1 --label-every 10",
-        ],
-        CLOSED_SEEDS,
-    ),
-    "Walker2d-v4": (
-        [
-            "dagger --num-rounds 0 --num-demos 1 --label-every 5",
-            "dagger --num-rounds 0 --num-demos 20 --label-every 5",
-            "dagger --num-rounds 0 --num-demos 4",
-            "dagger --num-rounds 12 --num-demos 1 --label-every 5",
-            "hg_dagger --num-rounds 12 --num-demos 1 --label-every 5",
-        ],
-        CLOSED_SEEDS,
-    ),
+    "Hopper-v4": few_labels(share=0.1, num_rounds=10, many=30, few=3),
+    "Walker2d-v4": few_labels(share=0.2, num_rounds=12, many=20, few=4),
     "HalfCheetah-v4": MANY_LABELS,
     "Ant-v4": MANY_LABELS,
     "Humanoid-v4": MANY_LABELS,
     "CartPole-v1": (
         [
-            f"dagger --num-rounds 0 --num-demos 1 --label-every 20 {SMALL}",
-            f"dagger --num-rounds 0 --num-demos 40 --label-every 20 {SMALL}",
-            f"dagger --num-demos 1 --label-every 20 {SMALL}",
-            f"hg_dagger --num-demos 1 --label-every 20 --gate-threshold 0.5 {SMALL}",
+            f"dagger --num-rounds 0 --num-demos 1 --label-share 0.05 {SMALL}",
+            f"dagger --num-rounds 0 --num-demos 40 --label-share 0.05 {SMALL}",
+            f"dagger --num-demos 1 --label-share 0.05 {SMALL}",
+            f"hg_dagger --num-demos 1 --label-share 0.05 --gate-threshold 0.5 {SMALL}",
         ],
         CLOSED_SEEDS,
     ),
@@ -133,23 +127,16 @@ CLOSED = {
 # Ten decisions a second in place of one: is the mean of two modes still a mistake?
 RATES = {"LaneChange10Hz-v0": ([f"{script} {ROAD}" for script in SCRIPTS], [4, 5, 6])}
 
-# Demonstrations of an expert and of its mirror image, half of each; and of the expert alone.
-REACHER = "--num-envs 20 --num-demos 200"
+
+def two_experts(flags, pair):
+    """Demonstrations of one expert; and of it and its mirror image, half of each."""
+    both = [f"{script} {flags} --expert benchmark.gaits:{pair}" for script in SCRIPTS]
+    return [f"bc_mse {flags}", *both], [4, 5, 6]
+
+
 GAITS = {
-    "Reacher-v4": (
-        [
-            f"bc_mse {REACHER}",
-            *[f"{script} {REACHER} --expert benchmark.gaits:reacher" for script in SCRIPTS],
-        ],
-        [4, 5, 6],
-    ),
-    "Swimmer-v4": (
-        [
-            "bc_mse --num-demos 20",
-            *[f"{script} --num-demos 20 --expert benchmark.gaits:swimmer" for script in SCRIPTS],
-        ],
-        [4, 5, 6],
-    ),
+    "Reacher-v4": two_experts("--num-envs 20 --num-demos 200", "reacher"),
+    "Swimmer-v4": two_experts("--num-demos 20", "swimmer"),
 }
 GRIDS = {
     "offline": OFFLINE,
@@ -178,14 +165,38 @@ class Args(Machines):
 
 
 def path_of(env_id, row, seed):
-    name = row.replace(" --", "-").replace(" ", "-").replace(":", "-")
+    name = re.sub("[ :/]", "-", row.replace(" --", "-"))
     return RESULTS / f"{env_id}__{name}__{seed}.json"
 
 
+def with_old_flags(row):
+    """The row with the flags that the scripts had when most of the results were made."""
+    row = row.replace(f"--dataset {LEFT}", "--demo-env-id LaneChange-v0")
+    return re.sub("label-share ([0-9.]+)", lambda m: f"label-every {1 / float(m[1]):.0f}", row)
+
+
+def read(path):
+    """Results that were kept, with the keys of today."""
+    results = json.loads(path.read_text())
+    results["seconds"] = results.get("seconds", results.get("total_seconds"))
+    return results
+
+
+def is_old(results):
+    """Made before the scripts were shortened: their demonstrations and some methods differ."""
+    return "schema" not in results
+
+
 def results_of(env_id, row, seeds):
-    """Those of the seeds of a grid that are finished: another grid may have the same row."""
-    paths = [path_of(env_id, row, seed) for seed in seeds]
-    return [json.loads(path.read_text()) for path in paths if path.exists()]
+    """Those of the seeds of a grid that are finished: another grid may have the same row.
+
+    `row` of a result is the row as it was run: with the old flags, as long as there is no other.
+    """
+    found = []
+    for name in (row, with_old_flags(row)):
+        paths = [path_of(env_id, name, seed) for seed in seeds]
+        found = found or [read(path) | {"row": name} for path in paths if path.exists()]
+    return found
 
 
 def missing_cells(args):
@@ -208,45 +219,72 @@ def missing_cells(args):
 def estimated_seconds(env_id, row):
     """The mean of the finished runs of this script in this environment; 300 where there is none."""
     pattern = f"{env_id}__{row.split()[0]}[-_]*.json"
-    seconds = []
-    for path in RESULTS.glob(pattern):
-        seconds.append(json.loads(path.read_text())["total_seconds"])
+    seconds = [read(path)["seconds"] for path in RESULTS.glob(pattern)]
     return sum(seconds) / len(seconds) if seconds else 300
 
 
-def run_in(run_dir, script, env_id, seed, flags):
+def run_in(directory, script, env_id, seed, flags):
     """Run a script as people run it: its run's directory, and the line with which it ends."""
-    flags = [*flags, "--env-id", env_id, "--seed", str(seed), "--run-dir", run_dir]
-    command = [sys.executable, f"{script}.py", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr[-2000:])
-    (run,) = Path(run_dir).iterdir()
+    environment = os.environ | {"MINARI_DATASETS_PATH": f"{directory}/datasets"}
+    flags = [*flags, "--env-id", env_id, "--seed", str(seed), "--run-dir", f"{directory}/runs"]
+    commands = [[f"{script}.py", *flags]]
+    if LEFT in flags:
+        recording = [*RECORDING.split(), "--episodes", "200", "--seed", f"{1_000_000 * seed}"]
+        commands.insert(0, ["-m", "experts.record", *recording])
+    for command in commands:
+        command = [sys.executable, *command]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr[-2000:])
+    (run,) = Path(directory, "runs").iterdir()
     return run, done.stdout.strip()
 
 
+def load(run):
+    """The policy of a run, and the run's results."""
+    results = json.loads((run / "results.json").read_text())
+    module = importlib.import_module(results["algorithm"])
+    args = module.Args(**results["args"])
+    (env,) = module.make_envs(args, 1)
+    policy = module.Policy(env.observation_space, env.action_space, args)
+    policy.load_state_dict(load_file(run / "policy.safetensors"))
+    return policy, results
+
+
+def describe(run):
+    """The results of a run, and what made them; `run_cells` adds the commit."""
+    policy, results = load(run)
+    cpuinfo = Path("/proc/cpuinfo")  # of Linux, which gives Python no name
+    names = re.findall("model name.*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    return results | {
+        "schema": 2,  # the first had no number
+        "env_id": results["args"]["env_id"],
+        "seed": results["args"]["seed"],
+        "num_parameters": sum(parameter.numel() for parameter in policy.parameters()),
+        "versions": {name: version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")},
+        "python": platform.python_version(),
+        "processor": names[0] if names else platform.processor(),
+        "date": date.today().isoformat(),
+    }
+
+
 def run_script(env_id, row, seed):
-    """In a worker: the text of results.json, and the line with which the script ends."""
+    """In a worker: the results, and the line with which the script ends."""
     script, *flags = row.split()
-    with tempfile.TemporaryDirectory() as run_dir:
-        run, line = run_in(run_dir, script, env_id, seed, flags)
-        return (run / "results.json").read_text(), line
+    with tempfile.TemporaryDirectory() as directory:
+        run, line = run_in(directory, script, env_id, seed, flags)
+        return describe(run), line
 
 
 def run_cells(cells, address=None, num_cpus=None, work=run_script):
-    """Run `work` for each cell on Ray, and keep the text that it returns; those that failed."""
+    """Run `work` for each cell on Ray, and keep the results that it returns; those that failed."""
     import ray
 
+    git = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     where = {"address": address} if address else {"num_cpus": num_cpus, "include_dashboard": False}
-    excluded = [
-        ".git",
-        ".venv*",
-        "runs",
-        "benchmark/results",
-        "benchmark/figures",
-        "**/__pycache__",
-    ]
-    environment = {"working_dir": str(ROOT), "excludes": excluded}
+    excluded = ".git .venv* runs benchmark/results benchmark/figures **/__pycache__"
+    environment = {"working_dir": str(ROOT), "excludes": excluded.split()}
     ray.init(**where, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
     task = ray.remote(num_cpus=1, max_retries=2)(work)
     pending = {task.remote(*cell): cell for cell in cells}
@@ -258,7 +296,7 @@ def run_cells(cells, address=None, num_cpus=None, work=run_script):
         try:
             results, line = ray.get(done)
             temporary = path_of(*cell).with_suffix(".tmp")
-            temporary.write_text(results)
+            temporary.write_text(json.dumps(results | {"commit": commit}, indent=2))
             temporary.replace(path_of(*cell))
         except ray.exceptions.RayError as error:
             failed.append(cell)
@@ -278,17 +316,10 @@ def run_missing(cells, args, work):
 
 def trained(script, env_id, seed, *flags):
     """The policy of a run of the script, and the run's results."""
-    module = importlib.import_module(script)
-    with tempfile.TemporaryDirectory() as run_dir:
-        run, line = run_in(run_dir, script, env_id, seed, flags)
+    with tempfile.TemporaryDirectory() as directory:
+        run, line = run_in(directory, script, env_id, seed, flags)
         print(line, flush=True)
-        results = json.loads((run / "results.json").read_text())
-        saved = run / "policy.safetensors"
-        args = module.parse_args(["--checkpoint", str(saved)])
-        weights = load_file(saved)
-    policy = module.make_policy(args, module.make_envs(args, 1))
-    policy.load_state_dict(weights)
-    return policy, results
+        return load(run)
 
 
 def main(args):

@@ -3,10 +3,11 @@
 import functools
 import math
 
+import gymnasium as gym
 import numpy as np
 
 import bc_autoregressive
-from experts import DRIVING, WEIGHTS, NeuralExpert
+from experts import DRIVING, WEIGHTS, NeuralExpert, load_expert
 
 
 @functools.cache
@@ -23,12 +24,9 @@ def random_return(env_id):
     if env_id not in DRIVING:
         return float(NeuralExpert(WEIGHTS / f"{env_id}.safetensors").metadata["random_return"])
     envs = bc_autoregressive.make_envs(bc_autoregressive.Args(env_id=env_id), 50)
-    envs.action_space.seed(0)
-
-    def act(obs):
-        return envs.action_space.sample()
-
-    episodes = bc_autoregressive.rollout(envs, act, 100, seed=10_000)
+    space = gym.vector.utils.batch_space(envs[0].action_space, 50)
+    space.seed(0)
+    episodes = bc_autoregressive.rollout(envs, lambda obs: space.sample(), 100, seed=10_000)
     return float(np.mean([episode.rewards.sum() for episode in episodes]))
 
 
@@ -46,12 +44,15 @@ def mode_entropy(modes, num_modes):
 
 
 @functools.cache
-def demonstrated_share(mode, env_id, seed, num_demos):
-    """The share of the demonstrations of a run with this seed that have the mode."""
+def demonstrated_share(mode, env_id, seed, num_demos, is_old):
+    """The share of a run's demonstrations with this mode. Old runs gave the expert their seed."""
     args = bc_autoregressive.Args(env_id=env_id, seed=seed, num_demos=num_demos)
-    num_held_out = math.ceil(num_demos / 10)
-    demos = bc_autoregressive.collect_demonstrations(args, num_demos + num_held_out)
-    return float(np.mean([demo.info["mode"] == mode for demo in demos[:num_demos]]))
+    if is_old:
+        envs, expert = bc_autoregressive.make_envs(args, 25), load_expert(env_id, seed=seed)
+        demos = bc_autoregressive.rollout(envs, expert, num_demos, 1_000_000 * seed)
+    else:
+        demos, _ = bc_autoregressive.collect_demonstrations(args)
+    return float(np.mean([demo.info["mode"] == mode for demo in demos]))
 
 
 def interquartile_mean(scores):

@@ -50,12 +50,11 @@ def make_update(script):
     """One update, as in the script's train, and the matrix products that it cannot do without."""
     module = importlib.import_module(script)
     obs_space = gym.spaces.Box(-np.inf, np.inf, (OBS_DIM,), np.float32)
-    policy = module.Policy(obs_space, gym.spaces.Box(-1, 1, (ACT_DIM,)))
+    policy = module.Policy(obs_space, gym.spaces.Box(-1, 1, (ACT_DIM,)), module.Args())
     obs = torch.randn(NUM_DATA, OBS_DIM)
     actions = torch.rand(NUM_DATA, ACT_DIM) * 2 - 1
     policy.set_statistics(obs, actions)
-    trained = [p for p in policy.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4, fused=True)
 
     def update():
         optimizer.param_groups[0]["lr"] = 1e-4
@@ -64,13 +63,8 @@ def make_update(script):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if hasattr(policy, "update_average"):
-            policy.update_average()
 
-    layers = []
-    for layer in policy.modules():
-        if isinstance(layer, torch.nn.Linear) and layer.weight.requires_grad:
-            layers.append(layer)
+    layers = [layer for layer in policy.modules() if isinstance(layer, torch.nn.Linear)]
     inputs = [torch.randn(BATCH_SIZE, layer.in_features) for layer in layers]
     grads = [torch.randn(BATCH_SIZE, layer.out_features) for layer in layers]
     weights = [layer.weight.detach() for layer in layers]
@@ -91,17 +85,17 @@ def make_rollout(script):
     module = importlib.import_module(script)
     args = module.Args(max_episode_steps=NUM_STEPS)
     envs = module.make_envs(args, NUM_ENVS, terminate_when_unhealthy=False)
-    policy = module.make_policy(args, envs)
+    policy = module.Policy(envs[0].observation_space, envs[0].action_space, args)
     episodes = module.rollout(envs, policy.act, NUM_ENVS, seed=0)
-    actions = np.stack([episode.actions for episode in episodes], axis=1)  # (steps, envs, act_dim)
 
     def controlled():
         module.rollout(envs, policy.act, NUM_ENVS, seed=0)
 
     def bare():
-        envs.reset(seed=0)
-        for action in actions:
-            envs.step(action)
+        for k, (env, episode) in enumerate(zip(envs, episodes, strict=True)):
+            env.reset(seed=k)
+            for action in episode.actions:
+                env.step(action)
 
     return bare, controlled
 
@@ -110,8 +104,8 @@ def make_action(script, num):
     """The actions for `num` observations."""
     module = importlib.import_module(script)
     envs = module.make_envs(module.Args(), num)
-    policy = module.make_policy(module.Args(), envs)
-    obs, _ = envs.reset(seed=0)
+    policy = module.Policy(envs[0].observation_space, envs[0].action_space, module.Args())
+    obs = np.stack([env.reset(seed=k)[0] for k, env in enumerate(envs)])
     return lambda: policy.act(obs)
 
 
@@ -136,7 +130,7 @@ def phases():
     for name in spent:
         watch(name)
     with tempfile.TemporaryDirectory() as run_dir:
-        module.main(module.parse_args(["--run-dir", run_dir]))
+        module.main(module.Args(run_dir=run_dir))
     return spent
 
 

@@ -7,7 +7,6 @@ inference steps. `python -m benchmark.report` writes the README's table.
 """
 
 import importlib
-import json
 import sys
 import time
 
@@ -35,13 +34,12 @@ def measure(env_id, row, seed):
     envs = module.make_envs(args, 25)
     found = {}
     for num_steps in NUM_STEPS:
-        policy.num_inference_steps = num_steps
+        policy.args.num_inference_steps = num_steps
         results = module.evaluate(args, envs, policy, EVAL_EPISODES)
         found[num_steps] = {key: results[key] for key in ("success_rate", "modes")}
     measured = {"env_id": env_id, "row": row, "seed": seed, "steps": found}
-    measured["total_seconds"] = time.time() - start
     rates = ", ".join(f"{num}: {result['success_rate']:.1%}" for num, result in found.items())
-    return json.dumps(measured), f"{row} on {env_id}, seed {seed}: {rates}"
+    return measured | {"seconds": time.time() - start}, f"{row} on {env_id}, seed {seed}: {rates}"
 
 
 def main(args):

@@ -12,6 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import tyro
 from moviepy import ImageSequenceClip
 
 import hg_dagger
@@ -43,8 +44,8 @@ class Script:
         code = self.pygame.key.key_code(key)
         self.pygame.event.post(self.pygame.event.Event(self.pygame.KEYDOWN, key=code))
 
-    def on_draw(self, person, colour, status, panel=(), fraction=None):
-        self.draw(person, colour, status, panel, fraction)
+    def on_draw(self, person, colour, status, *others, **options):
+        self.draw(person, colour, status, *others, **options)
         if person.closed:
             return
         person.fps = 0  # as fast as the machine can
@@ -71,9 +72,9 @@ def main():
     script = Script(pygame)
     pygame.display.get_driver = lambda: "a window that nobody sees"
     pygame.key.get_pressed = lambda: script.held
-    HumanExpert.draw = lambda *args: script.on_draw(*args)
+    HumanExpert.draw = lambda *args, **options: script.on_draw(*args, **options)
     with tempfile.TemporaryDirectory() as run_dir:
-        hg_dagger.main(hg_dagger.parse_args([*FLAGS, "--run-dir", run_dir]))
+        hg_dagger.main(tyro.cli(hg_dagger.Args, args=[*FLAGS, "--run-dir", run_dir]))
 
     by_status = {}
     for status, frame in script.frames:

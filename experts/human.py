@@ -142,6 +142,7 @@ class HumanExpert:
         self.directory = self.run / f"corrections_{i}"
         self.directory.mkdir(exist_ok=True)
         self.recorder.directory = self.run / f"episodes_{i}"
+        self.recorder.result = ""
         paths = sorted(self.directory.glob("*.safetensors"))
         self.lengths = {path: len(load_file(path)["obs"]) for path in paths}
         self.round_over = self.closed
@@ -153,12 +154,12 @@ class HumanExpert:
         self.resume = f"; go on later with the same flags and --resume {self.run}"
         if i == self.args.num_rounds:
             self.next_round = "the final evaluation"
-            self.resume = f"; for another round: --resume {self.run} --num-rounds {i + 1}"
+            self.resume += f", for another round with --num-rounds {i + 1}"
 
         lines = [
             self.round.capitalize(),
             self.goal,
-            f"Before this round: {self.bar.postfix}",
+            f"Before this round: {self.bar.postfix}" if self.bar.postfix else "",
             "You watch the novice. When it errs, hold a key to take over; let go to hand back.",
             "Press the space bar to start.",
         ]
@@ -197,9 +198,7 @@ class HumanExpert:
         """
         if not self.drives_car:
             self.show()
-        if self.closed:
-            return proposals, np.zeros(1, dtype=bool)
-        held = self.held_keys()
+        held = [] if self.closed else self.held_keys()
         self.tapped = set()
         self.recorder.by_person = bool(held)
         if not held:
@@ -253,7 +252,7 @@ class HumanExpert:
         if self.closed or time.monotonic() < self.next_frame:
             return
         self.next_frame = time.monotonic() + 0.1
-        lines = ["The novice learns", self.bar.postfix or ""]
+        lines = ["The novice learns", self.bar.postfix]
         if self.next_round:
             lines.append(f"Next: {self.next_round}")
         self.draw(GREY, "training", lines, fraction, wait=False)
@@ -321,6 +320,7 @@ class HumanExpert:
     def discard_correction(self):
         """Throw the last correction of this round away, the one under way if there is one."""
         self.correction = []
+        self.tapped = set()
         self.ignored = set(self.keys)  # a key that is held would begin the rest of it anew
         self.message = "There is no correction to discard."
         if self.lengths:
@@ -359,13 +359,13 @@ class HumanExpert:
         self.large_font = self.pygame.font.Font(None, 34)
         self.clock = self.pygame.time.Clock()
 
-        # One decision on the road lasts a second; the environment calls this 20 times meanwhile.
+        # An action on the road is held for two seconds; meanwhile `show` is called 40 times.
         if self.drives_car:
             self.fps = 20
             self.env.unwrapped.on_frame = self.show
         else:
             self.fps = round(self.env.metadata.get("render_fps") or 30)
-        self.draw(GREY, "demonstrations", ["The expert demonstrates", self.goal])
+        self.draw(GREY, "training", ["The novice learns", self.goal])
         self.take_events()
 
     def take_events(self):
@@ -505,6 +505,7 @@ class WindowProgress(tqdm):
 
     def __init__(self, window, **kwargs):
         super().__init__(**kwargs)
+        self.postfix = ""  # a bar that is disabled has none
         self.window = window
         self.count = 0
         self.updates_per_round = window.args.num_updates // (window.args.num_rounds + 1)
@@ -516,7 +517,8 @@ class WindowProgress(tqdm):
 
     def close(self):
         super().close()
-        self.window.close()
+        if not self.window.closed:  # tqdm closes a bar again when it is deleted
+            self.window.close()
 
 
 class EpisodeRecorder(gym.Wrapper):
@@ -538,7 +540,7 @@ class EpisodeRecorder(gym.Wrapper):
     def reset(self, **kwargs):
         self.write()
         obs, info = super().reset(**kwargs)
-        self.obs = [obs]
+        self.obs = [np.array(obs)]
         return obs, info
 
     def step(self, action):

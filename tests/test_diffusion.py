@@ -1,5 +1,6 @@
-"""The diffusion policy: schedule and both samplers against the published formulas."""
+"""Diffusion and flow matching: path, loss and samplers against published formulas, and chunks."""
 
+import importlib
 import math
 from itertools import pairwise
 
@@ -8,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import bc_diffusion
-
-OBS_SPACE = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+from tests.test_policies import make_policy
 
 
 @pytest.fixture(autouse=True)
@@ -19,19 +18,111 @@ def seeded():
     torch.manual_seed(0)
 
 
-def make(act_dim=2, **arguments):
-    space = gym.spaces.Box(-1, 1, (act_dim,), np.float32)
-    return bc_diffusion.Policy(OBS_SPACE, space, hidden_dim=16, **arguments)
+@pytest.fixture(params=["bc_diffusion", "bc_flow"])
+def script(request):
+    return request.param
 
 
-# --- Training ---
+def signal_and_noise(policy, t):
+    """What the path multiplies actions and noise by, at steps (N,) or times (N, 1)."""
+    if not hasattr(policy, "abar"):
+        return t, 1 - t
+    abar = policy.abar[t][:, None]
+    return abar.sqrt(), (1 - abar).sqrt()
+
+
+def asked_by_the_loss(policy, num=20_000):
+    """Actions a and noise eps, the x and t that the loss asked about, and its answer to 0.3 x."""
+    chunks = torch.rand(num, 1, 2) * torch.tensor([4.0, 0.2]) + torch.tensor([3.0, -5.0])
+    policy.set_statistics(torch.zeros(num, 3), chunks)
+    asked = []
+
+    def forward(obs, x, t):
+        asked.append((x, t))
+        return 0.3 * x
+
+    policy.forward = forward
+    loss = policy.loss(torch.zeros(num, 3), chunks).item()
+    [(x, t)] = asked
+    low, high = chunks.amin((0, 1)), chunks.amax((0, 1))
+    a = 2 * (chunks[:, 0] - low) / (high - low) - 1
+    signal, noise = signal_and_noise(policy, t)
+    return a, (x - signal * a) / noise, x, t, loss
+
+
+def sample_with(policy, answer, num=1000):
+    """Samples, with `answer` (x, t) in the network's place, and the noise that they start from."""
+    policy.forward = lambda obs, x, t: answer(x, t)
+    torch.manual_seed(3)
+    out = policy.sample(torch.zeros(num, 3)).flatten(1)
+    torch.manual_seed(3)
+    return out, torch.randn(num, 2)
+
+
+def test_noise_is_standard_and_every_step_is_equally_likely(double, script):
+    a, eps, _, t, _ = asked_by_the_loss(make_policy(script))
+    assert eps.mean().abs() < 0.02
+    assert eps.std().item() == pytest.approx(1, abs=0.02)
+    assert eps.pow(4).mean().item() == pytest.approx(3, abs=0.2)
+    assert np.corrcoef(eps[:, 0], a[:, 0])[0, 1] == pytest.approx(0, abs=0.03)
+    assert np.corrcoef(eps[:, 0], eps[:, 1])[0, 1] == pytest.approx(0, abs=0.03)
+    time = t.flatten() if script == "bc_flow" else (t - 0.5) / 50
+    assert 0 <= time.min() < time.max() <= 1
+    shares = torch.histc(time, 50, 0, 1) / len(time)
+    torch.testing.assert_close(shares, torch.full((50,), 0.02), rtol=0, atol=0.005)
+
+
+def test_the_network_sees_the_observation_the_noised_action_and_the_time(script):
+    policy = make_policy(script)
+    seen = []
+    policy.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    t = torch.rand(3, 1) if script == "bc_flow" else torch.tensor([1, 50, 7])
+    time = [t] if script == "bc_flow" else signal_and_noise(policy, t)
+    obs = torch.randn(3, 3)
+    x = torch.randn(3, 2)
+    policy(obs, x, t)
+    torch.testing.assert_close(seen[0], torch.cat([obs, x, *time], dim=1))
+
+
+MANY = {"num_diffusion_steps": 200, "num_inference_steps": 200}
+EXACT = [
+    ("bc_diffusion", {"num_inference_steps": 8}, 0.178),
+    ("bc_diffusion", {"num_inference_steps": 25}, 0.193),
+    ("bc_diffusion", MANY, 0.2),
+    ("bc_diffusion", MANY | {"sampler": "ddpm"}, 0.197),
+    ("bc_flow", {"num_inference_steps": 8}, 0.173),
+    ("bc_flow", {"num_inference_steps": 25}, 0.191),
+    ("bc_flow", {"num_inference_steps": 200}, 0.2),
+]
+
+
+@pytest.mark.parametrize("script, flags, mass", EXACT)
+def test_an_exact_network_recovers_two_modes_in_many_steps(double, script, flags, mass):
+    """Few steps favour the larger mode."""
+    policy = make_policy(script, **flags)
+    centres = torch.tensor([-0.5, 0.5])
+    masses = torch.tensor([0.2, 0.8])
+
+    def answer(x, t):  # E[a | x] in each dimension, for a ~ sum_k masses_k N(centres_k, 0.1^2)
+        signal, noise = (scale[..., None] for scale in signal_and_noise(policy, t))
+        variance = 0.01 * signal**2 + noise**2
+        z = x[..., None] - signal * centres
+        r = (masses.log() - 0.5 * z.square() / variance).softmax(-1)
+        return (r * (centres + 0.01 * signal / variance * z)).sum(-1)
+
+    out, _ = sample_with(policy, answer, num=10_000)
+    assert (out < 0).double().mean().item() == pytest.approx(mass, abs=0.008)
+    assert (out.abs() - 0.5).std().item() == pytest.approx(0.1, rel=0.12)
+
+
+# --- Diffusion ---
 
 
 def test_the_schedule_is_the_squared_cosine_and_noising_once_is_noising_step_by_step(double):
     f = [math.cos((t / 50 + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(51)]
     betas = [min(1 - f[t] / f[t - 1], 0.999) for t in range(1, 51)]  # Nichol & Dhariwal, (17)
     assert max(betas) == 0.999
-    abar = make().abar
+    abar = make_policy("bc_diffusion").abar
     assert abar.shape == (51,)
     assert abar[0] == 1
     scale = 1.0  # of q(x_t | x_0), by iterating x_t = sqrt(1 - beta) x_(t-1) + sqrt(beta) eps
@@ -43,100 +134,25 @@ def test_the_schedule_is_the_squared_cosine_and_noising_once_is_noising_step_by_
         assert 1 - abar[t].item() == pytest.approx(variance, rel=1e-9)
 
 
-def noised(policy, predict, num=20_000):
-    """x0, and the x_t and t that `predict` was asked about, with the loss."""
-    chunks = torch.rand(num, 2) * torch.tensor([4.0, 0.2]) + torch.tensor([3.0, -5.0])
-    policy.set_statistics(torch.zeros(num, 3), chunks)
-    asked = []
-
-    def record(net, obs, x, t):
-        assert net is policy.net
-        asked.append((x, t))
-        return predict(x)
-
-    policy.predict = record
-    loss = policy.loss(torch.zeros(num, 3), chunks)
-    x, t = asked[0]
-    return 2 * (chunks - chunks.amin(0)) / (chunks.amax(0) - chunks.amin(0)) - 1, x, t, loss
-
-
-def test_noise_is_standard_and_every_step_is_equally_likely(double):
-    policy = make()
-    x0, x, t, _ = noised(policy, lambda x: x)
-    abar = policy.abar[t][:, None]
-    eps = (x - abar.sqrt() * x0) / (1 - abar).sqrt()  # (1)
-    assert eps.mean().abs() < 0.02
-    assert eps.std().item() == pytest.approx(1, abs=0.02)
-    assert eps.pow(4).mean().item() == pytest.approx(3, abs=0.2)
-    assert np.corrcoef(eps[:, 0], x0[:, 0])[0, 1] == pytest.approx(0, abs=0.03)
-    assert np.corrcoef(eps[:, 0], eps[:, 1])[0, 1] == pytest.approx(0, abs=0.03)
-    frequencies = torch.bincount(t, minlength=51)[1:] / len(t)
-    torch.testing.assert_close(frequencies, torch.full((50,), 0.02), rtol=0, atol=0.005)
-
-
 def test_the_squared_error_is_weighted_by_the_signal_to_noise_ratio_from_1_to_20(double):
-    policy = make()
-    x0, x, t, loss = noised(policy, lambda x: 0.3 * x)
-    total = 0.0
-    weights = []
-    for i in range(len(t)):
-        abar = policy.abar[t[i]].item()
-        weights.append(min(20.0, max(1.0, abar / (1 - abar))))
-        total += weights[-1] * (x0[i] - 0.3 * x[i]).square().sum().item()  # (2)
-    assert min(weights) == 1.0
-    assert max(weights) == 20.0
-    assert loss.item() == pytest.approx(total / len(t), rel=1e-9)
-
-
-def test_fine_modes_train_on_little_noise_more_often_and_weigh_it_up_to_100(double):
-    policy = make(fine_modes=True)
-    x0, x, t, loss = noised(policy, lambda x: 0.3 * x)
-    steps = [math.ceil(drawn**2 / 50) for drawn in range(1, 51)]  # as the sampler's
-    expected = torch.bincount(torch.tensor(steps), minlength=51) / 50
-    frequencies = torch.bincount(t, minlength=51) / len(t)
-    torch.testing.assert_close(frequencies, expected, rtol=0, atol=0.01)
-
-    abar = policy.abar[t]
-    weights = torch.clamp(abar / (1 - abar), min=1, max=100)
-    assert weights.max() == 100
-    error = (x0 - 0.3 * x).square().sum(1)
-    assert loss.item() == pytest.approx((weights * error).mean().item(), rel=1e-9)
+    policy = make_policy("bc_diffusion")
+    a, _, x, t, loss = asked_by_the_loss(policy)
+    weights = torch.tensor([min(20.0, max(1.0, r / (1 - r))) for r in policy.abar[t].tolist()])
+    assert weights.min() == 1
+    assert weights.max() == 20
+    oracle = (weights * (a - 0.3 * x).square().sum(1)).mean()  # (2)
+    assert loss == pytest.approx(oracle.item(), rel=1e-9)
 
 
 def test_predicting_noise_has_a_plain_squared_error(double):
-    policy = make(predict_noise=True)
-    x0, x, t, loss = noised(policy, lambda x: 0.3 * x)
-    abar = policy.abar[t][:, None]
-    eps = (x - abar.sqrt() * x0) / (1 - abar).sqrt()
-    assert loss.item() == pytest.approx((eps - 0.3 * x).square().sum(1).mean().item(), rel=1e-6)
-
-
-def test_the_network_sees_the_observation_the_noised_action_and_the_step():
-    policy = make()
-    seen = []
-    policy.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    t = torch.tensor([1, 50, 7])
-    obs = torch.randn(3, 3)
-    x = torch.randn(3, 2)
-    policy.predict(policy.net, obs, x, t)
-    abar = policy.abar[t][:, None]
-    oracle = torch.cat([obs, x, abar.sqrt(), (1 - abar).sqrt()], dim=1)
-    torch.testing.assert_close(seen[0], oracle)
-
-
-# --- Samplers ---
-
-
-def sample_with(policy, predict, seed=3):
-    """A sample, with `predict` (x, t) in the network's place."""
-    policy.predict = lambda net, obs, x, t: predict(x, int(t[0]))
-    torch.manual_seed(seed)
-    return policy.sample(torch.zeros(1000, 3)).flatten(1)
+    _, eps, x, _, loss = asked_by_the_loss(make_policy("bc_diffusion", predict_noise=True))
+    assert loss == pytest.approx((eps - 0.3 * x).square().sum(1).mean().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("num, last", [(6, 50), (7, 50), (25, 50), (50, 50), (1, 50), (10, 1000)])
 def test_the_steps_are_quadratic_and_whole_and_apart(num, last):
-    steps = make(num_diffusion_steps=last, num_inference_steps=num).inference_steps()
+    flags = {"num_diffusion_steps": last, "num_inference_steps": num}
+    steps = make_policy("bc_diffusion", **flags).inference_steps()
     assert len(steps) == num + 1
     assert steps[0] == last
     assert steps[-1] == 0
@@ -146,29 +162,29 @@ def test_the_steps_are_quadratic_and_whole_and_apart(num, last):
 
 
 @pytest.mark.parametrize("predict_noise", [False, True])
-def test_ddim_is_the_published_update(double, predict_noise):
-    policy = make(predict_noise=predict_noise, num_inference_steps=7)
-    out = sample_with(policy, lambda x, t: 1.5 * x + 0.002 * t)  # beyond 1, so that it is clipped
-    torch.manual_seed(3)
-    x = torch.randn(1000, 2)
+@pytest.mark.parametrize("sampler, eta", [("ddim", 0.0), ("ddpm", 1.0)])
+def test_few_steps_are_the_published_update(double, sampler, eta, predict_noise):
+    flags = {"sampler": sampler, "predict_noise": predict_noise, "num_inference_steps": 7}
+    policy = make_policy("bc_diffusion", **flags)
     abar = policy.abar
+    out, x = sample_with(policy, lambda x, t: 1.5 * x + 0.002 * t[0])  # beyond 1, so clipped
     for t, r in pairwise(policy.inference_steps()):
         x0 = 1.5 * x + 0.002 * t
         if predict_noise:
             x0 = (x - (1 - abar[t]).sqrt() * x0) / abar[t].sqrt()
         x0 = x0.clamp(-1, 1)
         direction = (x - abar[t].sqrt() * x0) / (1 - abar[t]).sqrt()
-        x = abar[r].sqrt() * x0 + (1 - abar[r]).sqrt() * direction  # Song et al., (12), sigma = 0
-        torch.randn_like(x)  # drawn, and multiplied by 0
-    torch.testing.assert_close(out, x, rtol=1e-9, atol=1e-9)
+        ratio = (1 - abar[r]) / (1 - abar[t])
+        sigma = eta * ratio.sqrt() * (1 - abar[t] / abar[r]).sqrt()  # Song et al., (16)
+        x = abar[r].sqrt() * x0 + (1 - abar[r] - sigma**2).clamp(0).sqrt() * direction  # (12)
+        x = x + sigma * torch.randn(1000, 2)
+    torch.testing.assert_close(out, x, rtol=1e-7, atol=1e-7)
 
 
-def test_eta_1_with_every_step_is_ddpm(double):
-    policy = make(eta=1.0, num_inference_steps=50)
-    out = sample_with(policy, lambda x, t: 0.5 * torch.tanh(x))
-    torch.manual_seed(3)
-    x = torch.randn(1000, 2)
+def test_ddpm_with_every_step_is_the_posterior_of_ho_et_al(double):
+    policy = make_policy("bc_diffusion", sampler="ddpm", num_inference_steps=50)
     abar = policy.abar
+    out, x = sample_with(policy, lambda x, t: 0.5 * torch.tanh(x))
     for t in range(50, 0, -1):
         x0 = 0.5 * torch.tanh(x)
         alpha = abar[t] / abar[t - 1]
@@ -180,36 +196,117 @@ def test_eta_1_with_every_step_is_ddpm(double):
     torch.testing.assert_close(out, x, rtol=1e-7, atol=1e-7)
 
 
-def test_eta_between_scales_the_standard_deviation_of_the_noise(double):
-    policy = make(eta=0.5, num_inference_steps=7)
-    out = sample_with(policy, lambda x, t: 0.5 * torch.tanh(x))
-    torch.manual_seed(3)
-    x = torch.randn(1000, 2)
-    abar = policy.abar
-    for t, r in pairwise(policy.inference_steps()):
-        x0 = 0.5 * torch.tanh(x)
-        ratio = (1 - abar[r]) / (1 - abar[t])
-        sigma = 0.5 * ratio.sqrt() * (1 - abar[t] / abar[r]).sqrt()  # Song et al., (16)
-        eps = (x - abar[t].sqrt() * x0) / (1 - abar[t]).sqrt()
-        x = (
-            abar[r].sqrt() * x0
-            + (1 - abar[r] - sigma**2).sqrt() * eps
-            + sigma * torch.randn(1000, 2)
-        )
-    torch.testing.assert_close(out, x, rtol=1e-7, atol=1e-7)
+# --- Flow matching ---
 
 
-@pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_the_exact_denoiser_of_gaussian_data_recovers_its_moments(double, eta):
-    policy = make(eta=eta, num_diffusion_steps=1000, num_inference_steps=1000)
-    mean = 0.2
-    std = 0.15
-    abar = policy.abar
+def test_the_loss_is_the_squared_error_of_the_velocity(double):
+    a, eps, x, t, loss = asked_by_the_loss(make_policy("bc_flow"))
+    velocity = (0.3 * x - x) / (1 - t)  # (2)
+    error = (velocity - (a - eps)).square().sum(1)  # (3)
+    bound = ((1 - t[:, 0]) / 0.2).clamp(max=1).square()  # where 1 - t counts as 0.2
+    assert bound.min() < 1e-3
+    assert loss == pytest.approx((bound * error).mean().item(), rel=1e-6)
 
-    def predict(x, t):  # E[x_0 | x_t] for x_0 ~ N(mean, std^2)
-        gain = abar[t].sqrt() * std**2 / (abar[t] * std**2 + 1 - abar[t])
-        return mean + gain * (x - abar[t].sqrt() * mean)
 
-    out = sample_with(policy, predict)
-    assert out.mean().item() == pytest.approx(mean, abs=0.01)
-    assert out.std().item() == pytest.approx(std, rel=0.04)
+@pytest.mark.parametrize("num", [1, 2, 8, 25])
+def test_the_times_go_from_0_to_1_and_the_steps_shrink_evenly(num):
+    times = np.array(make_policy("bc_flow", num_inference_steps=num).times())
+    steps = np.diff(times)
+    assert times[0] == 0
+    assert times[-1] == 1
+    np.testing.assert_allclose(np.diff(steps), -2 / num**2)
+    np.testing.assert_allclose(steps[-1], 1 / num**2)
+
+
+def test_the_sampler_takes_euler_steps_along_the_velocity(double):
+    policy = make_policy("bc_flow", num_inference_steps=7)
+    out, x = sample_with(policy, lambda x, t: torch.tanh(x) + t)
+    times = policy.times()
+    for k in range(7):
+        velocity = (torch.tanh(x) + times[k] - x) / (1 - times[k])
+        x = x + (times[k + 1] - times[k]) * velocity
+    torch.testing.assert_close(out, x, rtol=1e-9, atol=1e-9)
+
+
+# --- Chunks of actions, in both ---
+
+
+def test_the_range_of_actions_becomes_minus_one_to_one_and_constant_ones_keep_scale_1(script):
+    policy = make_policy(script, gym.spaces.Box(-9, 9, (3,)), horizon=2)
+    chunks = [[[1.0, -3.0, 7.0], [5.0, -1.0, 7.0]], [[2.0, -2.0, 7.0], [4.0, -2.0, 7.0]]]
+    policy.set_statistics(torch.randn(2, 3), torch.tensor(chunks))
+    assert policy.action_centre.tolist() == [3.0, -2.0, 7.0]
+    assert policy.action_scale.tolist() == [2.0, 1.0, 1.0]
+
+
+def test_a_chunk_has_its_place_in_each_dimension_in_the_environments_units(script):
+    flags = {"horizon": 3, "action_horizon": 3, "num_inference_steps": 1}
+    policy = make_policy(script, bound=9.0, **flags)
+    chunks = torch.rand(100, 3, 2) * torch.tensor([4.0, 0.2]) + torch.tensor([3.0, -5.0])
+    policy.set_statistics(torch.zeros(100, 3), chunks)
+    flat = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, -1.0])  # action by action
+    policy.forward = lambda obs, x, t: flat.expand_as(x)
+    low, high = chunks.amin((0, 1)), chunks.amax((0, 1))
+    expected = low + (high - low) * (flat.view(3, 2) + 1) / 2
+    torch.testing.assert_close(policy.sample(torch.zeros(7, 3)), expected.expand(7, -1, -1))
+    taken = np.stack([policy.act(np.zeros((7, 3))) for _ in range(3)], axis=1)
+    np.testing.assert_allclose(taken, expected.expand(7, -1, -1), rtol=1e-5)
+
+
+def counting_policy(script):
+    """A policy that executes three of the four actions of each chunk; chunk k holds k.0 to k.3."""
+    policy = make_policy(script, gym.spaces.Box(-1, 1, (1,)), horizon=4, action_horizon=3)
+    draws = []
+
+    def sample(obs):
+        draws.append(len(obs))
+        chunk = (len(draws) + 0.1 * torch.arange(4.0)) / 10
+        return chunk.view(1, 4, 1).expand(len(obs), -1, -1)
+
+    policy.sample = sample
+    return policy, draws
+
+
+def test_a_chunk_is_executed_in_order_before_the_next_is_drawn(script):
+    policy, draws = counting_policy(script)
+    taken = [(10 * policy.act(np.zeros((2, 3)))).tolist() for _ in range(5)]
+    expected = [[[k], [k]] for k in (1.0, 1.1, 1.2, 2.0, 2.1)]
+    np.testing.assert_allclose(taken, expected, atol=1e-5)
+    assert draws == [2, 2]
+
+
+def test_episodes_begin_with_a_chunk_of_their_own_in_the_evaluation_too(script):
+    module = importlib.import_module(script)
+    args = module.Args(env_id="Pendulum-v1", max_episode_steps=4)
+    envs = module.make_envs(args, 2)
+    policy, _ = counting_policy(script)
+    policy.queue.append(torch.zeros(2, 1))  # left over from earlier episodes
+    episodes = module.rollout(envs, policy.act, 4, seed=0, at_start=policy.queue.clear)
+    firsts = [10 * episode.actions[0, 0] for episode in episodes]
+    np.testing.assert_allclose(firsts, [1.0, 1.0, 3.0, 3.0], atol=1e-5)
+    np.testing.assert_allclose(10 * episodes[2].actions[:, 0], [3.0, 3.1, 3.2, 4.0], atol=1e-5)
+
+    results = []
+    for left_over in ([], [torch.zeros(2, 1)]):
+        policy, _ = counting_policy(script)
+        policy.queue.extend(left_over)
+        results.append(module.evaluate(args, envs, policy, 2))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_demonstrations_hold_the_actions_ahead_and_repeat_the_last(script, horizon):
+    module = importlib.import_module(script)
+    episodes = []
+    for length, first in ((4, 10), (1, 20), (2, 30)):
+        obs = first + np.arange(length, dtype=float)[:, None]  # observation t is first + t,
+        actions = -np.repeat(obs, 2, axis=1)  # and its action -(first + t), twice
+        episodes.append(module.Episode(obs, actions, np.zeros(length), {}))
+    obs, actions = module.to_tensors(episodes, horizon, "cpu")
+    assert obs.flatten().tolist() == [10, 11, 12, 13, 20, 30, 31]
+    assert actions.shape == (7, horizon, 2)
+    lasts = [13, 13, 13, 13, 20, 31, 31]
+    for t, last in enumerate(lasts):
+        for h in range(horizon):
+            expected = -min(obs[t, 0].item() + h, last)
+            assert actions[t, h].tolist() == [expected, expected]

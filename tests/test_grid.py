@@ -1,60 +1,45 @@
-"""The grid of the benchmark, on a Ray cluster of two nodes on this machine."""
+"""The grid of the benchmark: what is missing, what is kept, and a Ray cluster of two nodes."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+import bc_mog
 from benchmark import run
 
-ROOT = Path(__file__).parent.parent
-ROW = "bc_mse --num-demos 2 --num-envs 2 --num-updates 300 --eval-episodes 2 --hidden-dim 16"
-CELLS = [("LaneChange-v0", ROW, seed) for seed in range(3)]
-WRONG = ("LaneChange-v0", f"{ROW} --num-demos 0", 0)
+SMALL = "--num-demos 2 --num-envs 2 --num-updates 300 --eval-episodes 2 --hidden-dim 16"
+DISTURBED = f"dagger --num-rounds 0 {run.DISTURBED} {SMALL} --num-demos 200"
+CELLS = [("LaneChange-v0", f"bc_mse {SMALL}", seed) for seed in range(3)]
+CELLS += [("LaneChangeDisturbed-v0", DISTURBED, 11)]
+WRONG = ("LaneChange-v0", f"bc_mse {SMALL} --num-demos 0", 0)
 
-# Kills the first worker of its own that it sees at work, and prints the process and the failed
-# cells.
+# The work kills its own process once; prints the failed cells.
 PROGRAM = """
-import json, os, signal, sys, threading, time
+import json, os, signal, sys
 from pathlib import Path
 
 from ray.cluster_utils import Cluster
 from benchmark import run
 
-def is_ours(process):
-    while process > 1 and process != os.getpid():
-        stat = Path(f"/proc/{process}/stat").read_text()
-        process = int(stat.rpartition(")")[2].split()[1])  # the parent
-    return process == os.getpid()
+once = Path(sys.argv[2])
 
-def worker():
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            process = int(path.parent.name)
-            if path.read_bytes().startswith(b"ray::run_script") and is_ours(process):
-                return process
-        except OSError:
-            pass
-
-def kill_a_worker():
-    while not killed:
-        if worker():
-            killed.append(worker())
-            os.kill(killed[0], signal.SIGKILL)
-        time.sleep(0.2)
+def work(env_id, row, seed):
+    if seed == 1 and not once.exists():
+        once.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run.run_script(env_id, row, seed)
 
 run.RESULTS = Path(sys.argv[1])
-cells = [tuple(cell) for cell in json.loads(sys.argv[2])]
+cells = [tuple(cell) for cell in json.loads(sys.argv[3])]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 cluster.add_node(num_cpus=1)
-killed = []
-threading.Thread(target=kill_a_worker, daemon=True).start()
-failed = run.run_cells(cells, cluster.address)
+failed = run.run_cells(cells, cluster.address, work=work)
 cluster.shutdown()
-print(json.dumps([killed, failed]))
+print(json.dumps(failed))
 """
 
 
@@ -67,35 +52,71 @@ def test_what_is_missing_depends_on_the_flags_and_on_the_results(tmp_path, monke
     args = run.Args(env_ids=("Walker2d-v4",), scripts=("bc_mse", "bc_mog"), seeds=(4, 7))
     cells = [("Walker2d-v4", row, seed) for seed in (4, 7) for row in ("bc_mse", "bc_mog")]
     assert run.missing_cells(args) == cells
-    run.path_of(*cells[1]).write_text(json.dumps({"total_seconds": 40}))
+    run.path_of(*cells[1]).write_text(json.dumps({"total_seconds": 40}))  # as it was called
+    run.path_of("Walker2d-v4", "bc_mog", 8).write_text(json.dumps({"seconds": 50}))
     assert run.missing_cells(args) == [cells[0], *cells[2:]]
-    assert run.estimated_seconds("Walker2d-v4", "bc_mog") == 40
+    assert run.estimated_seconds("Walker2d-v4", "bc_mog") == 45
     assert run.estimated_seconds("Walker2d-v4", "bc_mse") == 300
 
     args = run.Args(grid="demonstrations", env_ids=("Ant-v4",), scripts=("bc_mse",), seeds=(4,))
     args.num_demos = (10, 25)
-    assert run.missing_cells(args) == [
-        ("Ant-v4", "bc_mse", 4),
-        ("Ant-v4", "bc_mse --num-demos 25", 4),
-    ]
+    rows = [row for _, row, _ in run.missing_cells(args)]
+    assert rows == ["bc_mse", "bc_mse --num-demos 25"]
     seeds = [seed for _, _, seed in run.missing_cells(run.Args(grid="demonstrations"))]
     assert seeds == sorted(seeds)  # a grid that is stopped has whole columns of few seeds
+
+
+def test_a_row_has_the_results_of_its_old_flags_until_it_has_its_own(tmp_path, monkeypatch):
+    old = "dagger --num-demos 1 --label-every 20 --demo-env-id LaneChange-v0 --expert a:b"
+    new = "dagger --num-demos 1 --label-share 0.05 --dataset road/left-v0 --expert a:b"
+    for env_id, (rows, seeds) in run.CLOSED.items():  # some were not run with all seeds
+        assert all(run.results_of(env_id, row, seeds[:3]) for row in rows), env_id
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    name = "dagger-num-demos-1-label-every-20-demo-env-id-LaneChange-v0-expert-a-b"
+    for seed in (5, 6):
+        (tmp_path / f"X-v0__{name}__{seed}.json").write_text(json.dumps({"total_seconds": seed}))
+    assert [result["seconds"] for result in run.results_of("X-v0", new, [4, 5, 6])] == [5, 6]
+    assert {result["row"] for result in run.results_of("X-v0", new, [4, 5, 6])} == {old}
+    run.path_of("X-v0", new, 6).write_text(json.dumps({"seconds": 7}))
+    (result,) = run.results_of("X-v0", new, [4, 5, 6])
+    assert result == {"seconds": 7, "row": new}
+
+
+def test_a_run_is_kept_with_what_made_it_and_its_policy_is_loaded(tmp_path):
+    small = {"num_demos": 2, "num_envs": 2, "num_updates": 20, "eval_episodes": 2, "hidden_dim": 8}
+    args = bc_mog.Args("LaneChange-v0", seed=3, num_components=3, run_dir=str(tmp_path), **small)
+    bc_mog.main(args)
+    (directory,) = tmp_path.iterdir()
+    policy, results = run.load(directory)
+    saved = load_file(directory / "policy.safetensors")
+    torch.testing.assert_close(dict(policy.state_dict()), saved)
+    kept = run.describe(directory)
+    assert {key: kept[key] for key in results} == results
+    assert (kept["env_id"], kept["seed"], kept["schema"]) == ("LaneChange-v0", 3, 2)
+    assert kept["num_parameters"] == (4 + 1) * 8 + (8 + 1) * 8 + (8 + 1) * (3 + 2 * 3 * 2)
+    assert kept["versions"]["torch"] == torch.__version__
+    assert kept["python"] == sys.version.split()[0]
+    assert kept["processor"]
 
 
 @pytest.mark.slow
 def test_a_cluster_of_two_nodes_finishes_every_cell_although_a_worker_is_killed(tmp_path):
     pytest.importorskip("ray")
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path), json.dumps([*CELLS, WRONG])]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+    (tmp_path / "results").mkdir()
+    paths = [str(tmp_path / "results"), str(tmp_path / "killed")]
+    command = [sys.executable, "-c", PROGRAM, *paths, json.dumps([*CELLS, WRONG])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=run.ROOT, timeout=900)
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.strip().splitlines()
-    killed, failed = json.loads(last)
-    assert len(killed) == 1
-    assert failed == [list(WRONG)]
-    assert sum("bc_mse on LaneChange-v0: return" in line for line in lines) == len(CELLS)
-    assert sum("num_demos must be at least 1" in line or "FAILED" in line for line in lines) == 1
-    for env_id, row, seed in CELLS:
-        results = json.loads((tmp_path / f"{run.path_of(env_id, row, seed).name}").read_text())
-        assert results["seed"] == seed
-    assert len(list(tmp_path.iterdir())) == len(CELLS)
+    assert (tmp_path / "killed").exists()
+    assert json.loads(last) == [list(WRONG)]
+    assert sum("LaneChange-v0__bc_mse__" in line for line in lines) == 3
+    assert sum("FAILED" in line for line in lines) == 1
+    for cell in CELLS:
+        results = json.loads((tmp_path / "results" / run.path_of(*cell).name).read_text())
+        assert (results["env_id"], results["seed"]) == (cell[0], cell[2])
+        assert "commit" in results
+    # The last begins with demonstrations of the road that is not disturbed.
+    assert results["expert_return"] == pytest.approx(1.0)
+    assert 6 * 200 < results["expert_labels"] < 8 * 200
+    assert len(list((tmp_path / "results").iterdir())) == len(CELLS)
