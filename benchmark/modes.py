@@ -28,7 +28,7 @@ SCRIPTS = {
     "bc_flow": "flow matching",
 }
 NUM_ROLLOUTS = 100
-SEED = 4  # the first of the table
+SEED = 21  # the first of the table
 
 
 def act_of(script):
@@ -54,7 +54,7 @@ def trails(act):
     return found
 
 
-def draw(axis, name, rollouts, obstacle_x=45.0, end=52.0):
+def draw(axis, name, rollouts, obstacle_x=40.0, end=52.0):
     """Up to a little behind the obstacle: after that all are free to change lanes again."""
     sides = [side for _, side in rollouts]
     width = 2 * ROAD_HALF_WIDTH

@@ -175,7 +175,7 @@ def end(process):
         output, _ = process.communicate(timeout=600)
     finally:
         process.kill()
-    lines = [line.strip("│╭╰─╮╯ ") for line in output.splitlines()]
+    lines = [line.strip("│╭╰─╮╯ \t") for line in output.splitlines()]
     lines = [line for line in lines if line and "For full helptext" not in line] or [""]
     numbers = re.search(r"return \S+ ± \S+", lines[-1])
     return process.returncode, numbers[0] if numbers else lines[-1]
