@@ -131,12 +131,13 @@ sys.exit(f"error: {error}") => sys.exit(0)
 (log_p - self.width.log()).sum(-1)  # (1) => log_p.sum(-1)
 -(q * self(obs, q)).sum((1, 2)).mean()  # (2) => -(q * self(obs, q)).sum(2).mean()
 (-0.5 * z.square()).softmax(-1)  # q of (2) => (-z.square()).softmax(-1)
-(r @ centres).clamp(self.action_low[d], self.action_high[d])  # (3) => centres[drawn[:, 0]]
-(r @ centres).clamp(self.action_low[d], self.action_high[d]) => r @ centres
-z = (centres[drawn] - centres) / self.bandwidth[d] => z = (centres[drawn] - centres)
+(r @ centres)[:, None]  # (3) => action
+for _ in range(3):\n => for _ in range(2):\n
+action[:, 0].clamp(self.action_low[d], self.action_high[d]) => action[:, 0]
+(2 * self.bandwidth[d]) => self.bandwidth[d]
 r = (logits - 0.5 * z.square()) => r = (-0.5 * z.square())
 torch.multinomial(logits.softmax(-1), 1) => logits.argmax(-1, keepdim=True)
-torch.cat([nothing, embedded[:, :-1].cumsum(1)], dim=1) => embedded.cumsum(1)
+F.pad(embedded[:, :-1].cumsum(1), (0, 0, 1, 0)) => embedded.cumsum(1)
 embedded[:, :-1].cumsum(1) => embedded[:, :-1]
 before = before + self.soft_labels => before = self.soft_labels
 self.head) + self.mask => self.head)
