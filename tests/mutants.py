@@ -23,7 +23,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 COPIED = ["*.py", "pyproject.toml", "experts/*.py", "experts/weights/*", "tests/*.py"]
-SECONDS = 120  # in which the tests of one mutation must end; one that never ends is noticed, too
+SECONDS = 300  # in which the tests of one mutation must end, on a busy machine too
 Mutation = namedtuple("Mutation", "script old new file tests")
 
 # A script, a file of tests and an expression for pytest -k; below them a mutation a line. What all
@@ -60,7 +60,6 @@ torch.normal(mu, sigma) if self.stochastic else mu => mu
 (log_w + log_normal.sum(-1)).logsumexp(-1)  # (1) => (log_w + log_normal.mean(-1)).logsumexp(-1)
 log_mixture - self.action_std.log().sum() => log_mixture
 F.log_softmax(logits, dim=-1) => logits
--self.log_prob(obs, actions).mean()  # (2) => -self.log_prob(obs, actions).sum()
 nn.init.normal_( => nn.init.zeros_(
 self.min_std + F.softplus(raw_sigma) => F.softplus(raw_sigma)
 torch.multinomial(log_w.exp(), 1).squeeze(-1) => log_w.argmax(-1)
@@ -148,6 +147,9 @@ torch.maximum(bandwidth, self.width / 2) => bandwidth
 device=low.device) + 0.5 => device=low.device)
 low = np.atleast_1d(action_space.start) => low = np.zeros(len(sizes))
 
+# bc_autoregressive test_cli refused and bc_autoregressive
+or len(action_space.shape) > 1: => or False:
+
 # bc_autoregressive test_dataset categories
 actions = actions.reshape(len(obs), -1) => pass
 
@@ -198,7 +200,6 @@ torch.cat([obs, x, t], dim=-1) => torch.cat([obs, x, 0 * t], dim=-1)
 
 # bc_flow test_shared bc_flow
 at_start()  # drops => pass  # drops
-with torch.random.fork_rng(): => if True:
 torch.manual_seed(args.seed)\n        seed => seed
 seed = 1_000_000 * args.seed + 500_000\n => seed = 1_000_000 * args.seed\n
 args.seed + 500_000 + number => args.seed + 500_000
@@ -251,15 +252,10 @@ torch.manual_seed(args.seed)\n => pass\n
 policy.set_statistics(obs, actions) => pass
 fraction = update / num_updates => fraction = update / args.num_updates
 optimizer.zero_grad() => pass
-policy.act, num_episodes, 1_000_000 * args.seed + 500_000)
-    => policy.act, num_episodes, 1_000_000 * args.seed)
 results["expert_labels"] = len(obs) => results["expert_labels"] = 0
 
 # dagger test_cli dagger or usage_error
 if not 0 <= self.num_rounds < self.num_updates: => if False:
-
-# bc_autoregressive test_cli bc_autoregressive
-or len(action_space.shape) > 1: => or False:
 
 # dagger test_policies dagger
 F.cross_entropy(self(obs), actions - self.start) => F.cross_entropy(self(obs), actions)
@@ -419,8 +415,6 @@ def verdict(folder, mutation):
     path.write_text(text)
     status = fork(lambda: run_tests(folder, *selection), log)
     shutil.copy(ROOT / path.name, path)
-    if status == -signal.SIGALRM:
-        return "no end", True
     if status == 1:
         return re.search(r"^FAILED \S+::(.+?)( - |$)", log.read_text(), re.MULTILINE)[1], True
     return "SURVIVED" if status == 0 else f"ERROR {status}: {log.read_text()[-2000:]}", False
