@@ -576,7 +576,7 @@ def with_receipt(script):
 
 def updated(text):
     """A document's text with the tables of the committed results and each script's length."""
-    for script in [*SCRIPTS, *DAGGERS]:
+    for script in [*SCRIPTS, "dart", *DAGGERS]:
         lines = len((ROOT / f"{script}.py").read_text().splitlines())
         text = re.sub(rf"(\| \[`{script}\.py`\].*\|) \d+ \|", rf"\g<1> {lines} |", text)
     pattern = r"(<!-- ([\w -]+): python -m benchmark.report -->\n).*?(<!-- end of \2 -->)"
@@ -586,5 +586,5 @@ def updated(text):
 if __name__ == "__main__":
     for path in DOCUMENTS:
         path.write_text(updated(path.read_text()))
-    for script in [*SCRIPTS, *DAGGERS]:
+    for script in [*SCRIPTS, "dart", *DAGGERS]:
         (ROOT / f"{script}.py").write_text(with_receipt(script))

@@ -128,7 +128,7 @@ CLOSED = {
 }
 
 # Ten actions a second, not one in two seconds: is the mean of two modes still a mistake?
-RATES = {"LaneChange10Hz-v0": ([f"{script} {ROAD}" for script in SCRIPTS], [21, 22, 23])}
+RATES = {"LaneChange10Hz-v0": ([f"{script} {ROAD}" for script in SCRIPTS], [21, 22])}
 
 
 def two_experts(flags, pair):
