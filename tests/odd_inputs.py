@@ -66,6 +66,7 @@ for name, attributes in {
     "IntegersFirst": {"reset": lambda self, **seed: ([0, 0], Plain.reset(self, **seed)[1])},
     "Dark": {"render": fails},
     "Levers": {"action_space": Box(0.5, 3.0, (2, 2))},
+    "Rows": {"observation_space": Box(-9, 9, (2, 2))},
     "Categories": {"action_space": Discrete(3)},
 }.items():
     globals()[name] = type(name, (Plain,), attributes)
@@ -127,7 +128,6 @@ WRONG = [
     ("a missing checkpoint", "bc_mse", "--checkpoint no.safetensors", "No such file"),
     ("a text as checkpoint", "bc_mse", "--checkpoint {0}/text", "deserializing header"),
     ("another task's checkpoint", "bc_mse", f"{ROAD} {CHECKPOINT}", "size mismatch"),
-    ("another script's checkpoint", "bc_mog", CHECKPOINT, "size mismatch"),
     ("a missing data set", "bc_mse", "--dataset no/where-v0", "no/where-v0 not found"),
     ("too few episodes", "bc_mse", "--dataset odd/plain-v0 --num-demos 5", "episode"),
     ("T observations", "bc_mse", "--dataset odd/cut-v0", "9 observations have actions of shape"),

@@ -156,7 +156,7 @@ def test_a_wrong_flag_is_a_usage_error(flag, capsys):
         ("bc_mse", "Levers-v0", "a flat Box is needed"),
         ("bc_autoregressive", "Levers-v0", "they must be flat"),
         ("bc_mse", "Categories-v0", "a flat Box is needed"),
-        ("bc_mse", "Blackjack-v1", "a flat Box is needed"),
+        ("bc_mse", "Rows-v0", "a flat Box is needed"),
         ("bc_mse", "Endless-v0", "give --max-episode-steps"),
     ],
 )

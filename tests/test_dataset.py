@@ -24,7 +24,7 @@ ROAD = {"env_id": "LaneChange-v0", "dataset": "road/expert-v0"}
 
 # An environment that returns the same array each time and halves its action; Minari wants its name.
 gym.register("Stroll-v0", "tests.walk:Walk", max_episode_steps=100)
-gym.register("Endless-v0", "tests.walk:Walk")
+gym.register("EndlessWalk-v0", "tests.walk:Walk")
 
 
 def write(**flags):
@@ -78,13 +78,13 @@ def test_a_careless_environment_and_one_without_an_end(capsys):
     flags = {"expert": "tests.walk:by_seed", "episodes": 4, "seed": 3}
     write(env_id="Stroll-v0", dataset_id="own/stroll-v0", **flags)
     with pytest.raises(gym.error.Error, match="--max-episode-steps"):
-        write(env_id="Endless-v0", dataset_id="own/endless-v0", **flags)
-    write(env_id="Endless-v0", dataset_id="own/endless-v0", max_episode_steps=2, **flags)
+        write(env_id="EndlessWalk-v0", dataset_id="own/walk-v0", **flags)
+    write(env_id="EndlessWalk-v0", dataset_id="own/walk-v0", max_episode_steps=2, **flags)
     assert capsys.readouterr().out.splitlines() == [
         "own/stroll-v0: 4 episodes, 10 steps",
-        "own/endless-v0: 4 episodes, 7 steps",
+        "own/walk-v0: 4 episodes, 7 steps",
     ]
-    for name, limit in (("own/stroll-v0", 4), ("own/endless-v0", 2)):
+    for name, limit in (("own/stroll-v0", 4), ("own/walk-v0", 2)):
         for seed, episode in enumerate(episodes_of(name), start=3):
             num_steps = min(limit, length(seed))
             is_cut = length(seed) > limit
