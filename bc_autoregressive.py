@@ -255,17 +255,17 @@ def rollout(envs, act, num_episodes, seed):
     progress = tqdm(total=num_episodes, unit=" episodes", leave=False, disable=None)
     while len(episodes) < num_episodes:
         first = len(episodes)
-        obs = np.stack([env.reset(seed=seed + first + n)[0] for n, env in enumerate(envs)])
+        starts = [env.reset(seed=seed + first + n)[0] for n, env in enumerate(envs)]
+        obs = np.stack(starts, dtype=envs[0].observation_space.dtype)
         running = first + np.arange(len(envs)) < num_episodes
         steps = [[] for _ in envs]
         infos = [{} for _ in envs]
         while running.any():
             # Copies, in case an expert reuses its arrays or an environment changes its action.
             actions = np.array(act(obs.copy()))
-            for n in np.flatnonzero(running):
-                action = actions[n].copy()
-                next_obs, reward, terminated, truncated, infos[n] = envs[n].step(action)
-                steps[n].append((obs[n].copy(), actions[n], reward))
+            for n, action in zip(np.flatnonzero(running), actions[running], strict=True):
+                next_obs, reward, terminated, truncated, infos[n] = envs[n].step(action.copy())
+                steps[n].append((obs[n].copy(), action, reward))
                 obs[n] = next_obs
                 if terminated or truncated:
                     running[n] = False

@@ -15,7 +15,7 @@ Differences from the paper:
 - All demonstrations are disturbed, and there is one training at the end.
 - AdamW; the learning rate warms up and then falls to zero. The last policy is kept.
 
-    python dart.py --env-id Hopper-v4  # return XXXX; deviation between 5 seeds XX
+    python dart.py --env-id Hopper-v4  # return XXXX, std XX over 5 seeds
 """
 
 import json
@@ -181,17 +181,17 @@ def rollout(envs, act, num_episodes, seed, disturb=np.copy):
     progress = tqdm(total=num_episodes, unit=" episodes", leave=False, disable=None)
     while len(episodes) < num_episodes:
         first = len(episodes)
-        obs = np.stack([env.reset(seed=seed + first + n)[0] for n, env in enumerate(envs)])
+        starts = [env.reset(seed=seed + first + n)[0] for n, env in enumerate(envs)]
+        obs = np.stack(starts, dtype=envs[0].observation_space.dtype)
         running = first + np.arange(len(envs)) < num_episodes
         steps = [[] for _ in envs]
         infos = [{} for _ in envs]
         while running.any():
             # Copies, in case an expert reuses its arrays or an environment changes its action.
             actions = np.array(act(obs.copy()))
-            for n in np.flatnonzero(running):
-                action = disturb(actions[n])  # what is recorded stays as it is
-                next_obs, reward, terminated, truncated, infos[n] = envs[n].step(action)
-                steps[n].append((obs[n].copy(), actions[n], reward))
+            for n, action in zip(np.flatnonzero(running), actions[running], strict=True):
+                next_obs, reward, terminated, truncated, infos[n] = envs[n].step(disturb(action))
+                steps[n].append((obs[n].copy(), action, reward))
                 obs[n] = next_obs
                 if terminated or truncated:
                     running[n] = False

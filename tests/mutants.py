@@ -71,8 +71,9 @@ running = first + np.arange(len(envs)) < num_episodes
     => running = np.arange(len(envs)) < num_episodes
 act(obs.copy()) => act(obs)
 np.array(act(obs.copy())) => act(obs.copy())
-action = actions[n].copy() => action = actions[n]
-(obs[n].copy(), actions[n], reward) => (obs[n], actions[n], reward)
+envs[n].step(action.copy()) => envs[n].step(action)
+actions[running], strict=True => actions, strict=False
+(obs[n].copy(), action, reward) => (obs[n], action, reward)
 truncated, infos[n] = => truncated, infos[0] =
 if terminated or truncated: => if truncated:
 running[n] = False => running[:] = False
@@ -212,8 +213,8 @@ to_tensors(held_out, args.horizon, args.device) => to_tensors(demos, args.horizo
 # dart test_dart
 rng.normal(0, noise * half_range)  # (1) => rng.normal(0, noise)
 disturbed.clip(space.low, space.high) => disturbed
-action = disturb(actions[n]) => action = actions[n].copy()
-action = disturb(actions[n]) => action = actions[n] = disturb(actions[n])
+envs[n].step(disturb(action)) => envs[n].step(action.copy())
+envs[n].step(disturb(action)) => envs[n].step(action := disturb(action))
 np.random.default_rng(1_000_000 * args.seed + 800_000) => np.random.default_rng(0)
 rollout(envs, expert, num_episodes, 1_000_000 * args.seed, noise)
     => rollout(envs, expert, num_episodes, args.seed, noise)
@@ -236,8 +237,8 @@ rng.random(len(obs)) < args.label_share => np.arange(len(obs)) < args.label_shar
 args.seed + 700_000 + i) => args.seed + 700_000)
 rng = np.random.default_rng(1_000_000 * args.seed + 800_000 + i) => rng = np.random.default_rng(i)
 rng = np.random.default_rng(1_000_000 * args.seed + 800_000)\n => rng = np.random.default_rng(0)\n
-args.episodes_per_round, len(envs)):\n        obs = np.stack([env.reset(seed=seed + first + n)
-    => args.episodes_per_round, len(envs)):\n        obs = np.stack([env.reset(seed=seed + n)
+args.episodes_per_round, len(envs)):\n        starts = [env.reset(seed=seed + first + n)
+    => args.episodes_per_round, len(envs)):\n        starts = [env.reset(seed=seed + n)
 running = first + np.arange(len(envs)) < args.episodes_per_round
     => running = np.arange(len(envs)) < args.episodes_per_round
 np.flatnonzero(running):\n                obs[n], => range(len(envs)):\n                obs[n],
