@@ -125,7 +125,7 @@ class HumanExpert:
         self.episode = 0  # of this round, from 1 on; 0 before the first
         self.message = ""  # what the last command did
         self.next_round = ""
-        self.resume = ""  # how to go on after the window was closed
+        self.resume = f"; go on later with the same flags and --resume {self.run}"
         self.bar = None
         self.next_frame = 0.0
         self.open_window(args.env_id)
