@@ -118,5 +118,5 @@ def test_a_cluster_of_two_nodes_finishes_every_cell_although_a_worker_is_killed(
         assert "commit" in results
     # The last begins with demonstrations of the road that is not disturbed.
     assert results["expert_return"] == pytest.approx(1.0)
-    assert 6 * 200 < results["expert_labels"] < 8 * 200
+    assert results["expert_labels"] == 4 * 200
     assert len(list((tmp_path / "results").iterdir())) == len(CELLS)
