@@ -25,7 +25,7 @@ Differences from the paper:
   outputs in (4) are probabilities.
 - AdamW; its rate falls to zero in each round.
 
-    python hg_dagger.py --env-id Hopper-v4  # return XXXX, std XX over 5 seeds
+    python hg_dagger.py --env-id Hopper-v4
 """
 
 import json
@@ -247,6 +247,8 @@ def hg_dagger(args, policy, obs, actions, results, envs, run, writer):
             writer.add_scalar("round/tau", results["tau"], i)
 
         loss = train(args, policy, obs, actions, num_updates, progress)  # (3)
+        if not math.isfinite(loss):
+            raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
         return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
         summary = {"expert_labels": len(obs), "loss": loss, "return_mean": return_mean}
         for name, value in summary.items():
