@@ -70,7 +70,6 @@ seed=seed + first + n) => seed=seed + n)
 running = first + np.arange(len(envs)) < num_episodes
     => running = np.arange(len(envs)) < num_episodes
 act(obs.copy()) => act(obs)
-np.array(act(obs.copy())) => act(obs.copy())
 envs[n].step(action.copy()) => envs[n].step(action)
 actions[running], strict=True => actions, strict=False
 (obs[n].copy(), action, reward) => (obs[n], action, reward)
