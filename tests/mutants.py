@@ -121,7 +121,6 @@ args.seed + 500_000 + number => args.seed + 500_000
 policy.load_state_dict(load_file(args.checkpoint)) => pass
 kwargs["max_episode_steps"] = args.max_episode_steps => pass
 not 0 < value < math.inf => not 0 <= value < math.inf
-not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 => len(space.shape) != 1
 or len(space.shape) != 1: => or False:
 if envs[0].spec.max_episode_steps is None: => if False:
 sys.exit(f"error: {error}") => sys.exit(0)
@@ -183,7 +182,7 @@ self.queue.popleft() => self.queue.pop()
 + np.arange(horizon) => + 0 * np.arange(horizon)
 steps.clip(max=len(steps) - 1) => steps % len(steps)
 
-# bc_diffusion test_cli bc_diffusion or usage_error
+# bc_diffusion test_cli usage_error
 if self.action_horizon > self.horizon: => if False:
 if self.num_inference_steps > self.num_diffusion_steps: => if False:
 
@@ -254,7 +253,7 @@ fraction = update / num_updates => fraction = update / args.num_updates
 optimizer.zero_grad() => pass
 results["expert_labels"] = len(obs) => results["expert_labels"] = 0
 
-# dagger test_cli dagger or usage_error
+# dagger test_cli usage_error
 if not 0 <= self.num_rounds < self.num_updates: => if False:
 
 # dagger test_policies dagger

@@ -142,6 +142,19 @@ def test_numbers_that_mean_nothing_are_refused(script):
                 module.Args(**{name: value})
 
 
+CONDITIONS = [("bc_diffusion", "num_inference_steps", 51), ("dagger", "beta", -0.1)]
+CONDITIONS += [(script, "action_horizon", 2) for script in ("bc_diffusion", "bc_flow")]
+CONDITIONS += [
+    (script, "num_rounds", n) for script in ("dagger", "hg_dagger") for n in (-1, 20_000)
+]
+
+
+@pytest.mark.parametrize("script, name, value", CONDITIONS)
+def test_numbers_that_do_not_fit_are_a_usage_error_too(script, name, value):
+    with pytest.raises(ValueError, match=name):
+        importlib.import_module(script).Args(**{name: value})
+
+
 @pytest.mark.parametrize("flag", ["--batch-size=0", "--batch-sizes=1", "--batch-size=many"])
 def test_a_wrong_flag_is_a_usage_error(flag, capsys):
     with pytest.raises(SystemExit) as exit_:

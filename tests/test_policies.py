@@ -333,12 +333,15 @@ def test_the_mean_of_the_ensemble_acts_and_its_variance_is_the_doubt():
 
 def test_categories_are_chosen_by_the_mean_probability_and_doubted_by_its_variance():
     policy = discrete_policy("hg_dagger", ensemble_size=3)
-    logits = torch.tensor([[[0.0, 1.0, -9.0]], [[0.0, 1.0, -9.0]], [[30.0, 0.0, 0.0]]])
-    policy.forward = lambda obs: logits  # by the majority, category 1
-    probabilities = logits[:, 0].softmax(-1).double().numpy()
-    assert policy.act(np.zeros((1, 3))).tolist() == [probabilities.mean(0).argmax()] == [0]
-    doubt = np.linalg.norm(probabilities.var(axis=0))
-    np.testing.assert_allclose(policy.doubt(np.zeros((1, 3))), [doubt], rtol=1e-4)
+    undecided = [[0.0, 1.0, -9.0], [0.0, 1.0, -9.0]]
+    logits = torch.tensor([undecided, undecided, [[30.0, 0.0, 0.0], [3.0, 0.0, 0.0]]])  # (E, N, n)
+    policy.forward = lambda obs: logits  # by the majority 1 and 1, by the mean of logits 0 and 0
+    probabilities = logits.softmax(-1).double().numpy()
+    assert (
+        policy.act(np.zeros((2, 3))).tolist() == probabilities.mean(0).argmax(-1).tolist() == [0, 1]
+    )
+    doubt = np.linalg.norm(probabilities.var(axis=0), axis=-1)
+    np.testing.assert_allclose(policy.doubt(np.zeros((2, 3))), doubt, rtol=1e-4)
 
 
 def test_distance_is_in_standard_deviations_of_the_labels():
