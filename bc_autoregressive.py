@@ -21,7 +21,7 @@ Differences from the papers:
 (3) is a mean shift: it moves a drawn bin to the mode it belongs to. Its kernel is wider than q, to
 average over stray bins: modes less than 4.5 bandwidths apart become one.
 
-    python bc_autoregressive.py --env-id Hopper-v4
+    python bc_autoregressive.py --env-id Hopper-v4  # return not measured yet
 """
 
 import json

@@ -562,11 +562,11 @@ TABLES = {
 
 
 def with_receipt(script):
-    """The script's text with the result of its default command; XXXX waits for results of today."""
+    """The script's text with the result of its default command; not measured yet waits for results of today."""
     text = (ROOT / f"{script}.py").read_text()
     seeds = CLOSED_SEEDS if script in DAGGERS else OFFLINE["Hopper-v4"][1]
     results = results_of("Hopper-v4", script, seeds)
-    if not results or ("# return XXXX" in text and is_old(results[0])):
+    if not results or ("# return not measured yet" in text and is_old(results[0])):
         return text
     returns = [result["return_mean"] for result in results]
     score = f"# return {np.mean(returns):.0f}, std {np.std(returns, ddof=1):.0f}"

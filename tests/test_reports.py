@@ -42,10 +42,10 @@ def test_docstrings_show_the_committed_results(tmp_path, monkeypatch):
 
     # One without a number waits for results of the scripts of today.
     line = "    python bc_mog.py --env-id Hopper-v4  # return "
-    (tmp_path / "bc_mog.py").write_text(f"{line}XXXX\n")
+    (tmp_path / "bc_mog.py").write_text(f"{line}not measured yet\n")
     monkeypatch.setattr(report, "ROOT", tmp_path)
     monkeypatch.setattr(run, "RESULTS", tmp_path)
-    for schema, score in (({}, "XXXX"), ({"schema": 2}, "45, std 7 over 2 seeds")):
+    for schema, score in (({}, "not measured yet"), ({"schema": 2}, "45, std 7 over 2 seeds")):
         for seed in (4, 5):
             text = json.dumps({"return_mean": 10 * seed} | schema)
             run.path_of("Hopper-v4", "bc_mog", seed).write_text(text)
