@@ -562,7 +562,7 @@ TABLES = {
 
 
 def with_receipt(script):
-    """The script's text with the result of its default command; not measured yet waits for results of today."""
+    """The script with the result of its default command, if the scripts of today have one."""
     text = (ROOT / f"{script}.py").read_text()
     seeds = CLOSED_SEEDS if script in DAGGERS else OFFLINE["Hopper-v4"][1]
     results = results_of("Hopper-v4", script, seeds)
