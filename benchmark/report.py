@@ -31,7 +31,6 @@ from benchmark.run import (
     is_old,
     results_of,
     with_demos,
-    with_old_flags,
 )
 from benchmark.scores import (
     bootstrap,
@@ -70,7 +69,7 @@ def command(row):
 
 def short(row):
     """The command without the flags that all rows of an environment have: the README lists them."""
-    for flags in (ROAD, DISTURBED, with_old_flags(DISTURBED), SMALL):
+    for flags in (ROAD, DISTURBED, SMALL):
         row = row.replace(f" {flags}", "")
     return command(row)
 
@@ -144,7 +143,7 @@ def mass():
             if not results:
                 continue
             lefts = [r["modes"].get("L", 0) / sum(r["modes"].values()) for r in results]
-            demos = [demonstrated_share("L", env_id, r["seed"], 200, is_old(r)) for r in results]
+            demos = [demonstrated_share("L", env_id, r["seed"], 200) for r in results]
             gaps = np.abs(np.array(lefts) - np.array(demos))
             successes = [r["success_rate"] for r in results]
             lines.append(
@@ -251,7 +250,7 @@ def rates():
     cells = []
     for env_id in RATE_IDS:
         results = results_of(env_id, f"bc_mse {ROAD}", seeds)
-        lefts = [demonstrated_share("L", env_id, r["seed"], 200, is_old(r)) for r in results]
+        lefts = [demonstrated_share("L", env_id, r["seed"], 200) for r in results]
         entropies = [mode_entropy({"L": left, "R": 1 - left}, 2) for left in lefts]
         cells += ["", f"{np.mean(entropies):.3f}" if entropies else ""]
     lines.append(f"| demonstrations | {' | '.join(cells)} | {len(seeds)} |")

@@ -174,7 +174,6 @@ def path_of(env_id, row, seed):
 
 def with_old_flags(row):
     """The row with the flags that the scripts had when most of the results were made."""
-    row = row.replace(f"--dataset {LEFT}", "--demo-env-id LaneChange-v0")
     return re.sub("label-share ([0-9.]+)", lambda m: f"label-every {1 / float(m[1]):.0f}", row)
 
 

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 
 import bc_autoregressive
-from experts import DRIVING, WEIGHTS, NeuralExpert, load_expert
+from experts import DRIVING, WEIGHTS, NeuralExpert
 
 
 @functools.cache
@@ -44,14 +44,10 @@ def mode_entropy(modes, num_modes):
 
 
 @functools.cache
-def demonstrated_share(mode, env_id, seed, num_demos, is_old):
-    """The share of a run's demonstrations with this mode. Old runs gave the expert their seed."""
+def demonstrated_share(mode, env_id, seed, num_demos):
+    """The share of the demonstrations of a run with this seed that have the mode."""
     args = bc_autoregressive.Args(env_id=env_id, seed=seed, num_demos=num_demos)
-    if is_old:
-        envs, expert = bc_autoregressive.make_envs(args, 25), load_expert(env_id, seed=seed)
-        demos = bc_autoregressive.rollout(envs, expert, num_demos, 1_000_000 * seed)
-    else:
-        demos, _ = bc_autoregressive.collect_demonstrations(args)
+    demos, _ = bc_autoregressive.collect_demonstrations(args)
     return float(np.mean([demo.info["mode"] == mode for demo in demos]))
 
 

@@ -19,6 +19,7 @@ import traceback
 from collections import namedtuple
 from pathlib import Path
 
+import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
@@ -377,15 +378,13 @@ def fork(function, log):
 
 def run_tests(folder, script, file, tests):
     """pytest's exit status in the copy; 70 if the tests did not import the copy's script."""
-    import pytest
-
     sys.path = [path for path in sys.path if Path(path).resolve() != ROOT]
     for name in list(sys.modules):
         if name.split(".")[0] == "tests":
             del sys.modules[name]
     os.chdir(folder)
-    options = ["-q", "-x", "-m", "not slow", "-o", "addopts=", "-p", "no:xdist"]
-    status = pytest.main([*options, "-p", "no:cacheprovider", file, "-k", tests])
+    options = ["-q", "-x", "-m", "not slow", "-o", "addopts=", "-p", "no:cacheprovider"]
+    status = pytest.main([*options, file, "-k", tests])
     if Path(sys.modules[script].__file__).parent != folder:
         return 70
     return int(status)
@@ -422,6 +421,7 @@ def verdict(folder, mutation):
 def main(words):
     for name in ("gymnasium", "torch._dynamo", "torch.utils.tensorboard", "tyro"):
         importlib.import_module(name)  # once, for all forks
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # which takes longer than most tests
     torch.set_num_threads(1)
     sys.dont_write_bytecode = True  # two mutations may have one time and one size
     chosen = [mutation for mutation in MUTATIONS if all(w in " ".join(mutation) for w in words)]

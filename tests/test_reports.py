@@ -88,7 +88,7 @@ def test_the_normalised_scale_and_the_modes():
     assert scores.mode_entropy({"LLL": 9, "LLR": 1}, 8) == pytest.approx(expected)
     args = bc_mog.Args(env_id="LaneChange-v0", seed=3, num_demos=20)
     lefts = [demo.info["mode"] == "L" for demo in bc_mog.collect_demonstrations(args)[0]]
-    assert scores.demonstrated_share("L", "LaneChange-v0", 3, 20, False) == np.mean(lefts)
+    assert scores.demonstrated_share("L", "LaneChange-v0", 3, 20) == np.mean(lefts)
 
 
 def python_in_documents(word):
