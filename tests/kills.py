@@ -3,8 +3,8 @@
     python -m tests.kills --num-kills 20
 
 Of the processor time of a whole run, each n-th part has one of the n kills, at a random moment. A
-run that has saved no state by then is started anew. All must end with the numbers of a run that nobody
-has killed. Prints "dagger: 20 runs, 19 killed, 17 resumed, 0 different", and the same of
+run that has saved no state by then is started anew. All must end with the numbers of a run that
+nobody has killed. Prints "dagger: 20 runs, 19 killed, 17 resumed, 0 different", and the same of
 hg_dagger; the exit status is 1 if a number differs.
 """
 
