@@ -89,13 +89,14 @@ class Policy(nn.Module):
         self.continuous = isinstance(action_space, gym.spaces.Box)
         self.smoothing = args.smoothing
         if self.continuous:
-            low, high = action_space.low, action_space.high
+            self.low = action_space.low
+            self.high = action_space.high
             sizes = np.full(action_space.shape, args.num_bins)
         else:  # the categories start, start + 1, ..., start + size - 1
             discrete = isinstance(action_space, gym.spaces.Discrete)
             sizes = np.atleast_1d(action_space.n if discrete else action_space.nvec)
-            low = np.atleast_1d(action_space.start)
-            high = low + sizes - 1
+            self.low = np.atleast_1d(action_space.start)
+            self.high = self.low + sizes - 1
         self.D = len(sizes)
         self.C = int(max(sizes))  # bins of a dimension, or categories
         self.H = math.ceil(args.hidden_dim / 4)  # width of the hidden layer of a dimension
@@ -111,14 +112,12 @@ class Policy(nn.Module):
         self.head = nn.Parameter(torch.randn(self.D, self.H, self.C) / math.sqrt(self.H))
         self.register_buffer("obs_mean", torch.zeros(obs_dim))
         self.register_buffer("obs_std", torch.ones(obs_dim))
-        self.register_buffer("action_low", torch.tensor(low, dtype=torch.float32))
-        self.register_buffer("action_high", torch.tensor(high, dtype=torch.float32))
 
         # Categories that a dimension does not have are never drawn. (0 * -inf is NaN in (2).)
         missing = torch.arange(self.C) >= torch.as_tensor(sizes)[:, None]  # (D, C)
         self.register_buffer("mask", torch.where(missing, -1e9, 0.0))
-        centres = self.action_low[:, None] + torch.arange(self.C)
-        self.register_buffer("centres", torch.where(missing, 1e9, centres))
+        centres = torch.tensor(self.low)[:, None] + torch.arange(self.C)
+        self.register_buffer("centres", torch.where(missing, 1e9, centres.float()))
         self.register_buffer("bandwidth", torch.full((self.D, 1), 0.1))
         self.register_buffer("width", torch.ones(self.D))
 
@@ -181,12 +180,12 @@ class Policy(nn.Module):
                 z = (action - centres) / (2 * self.bandwidth[d])
                 r = (logits - 0.5 * z.square()).softmax(-1)
                 action = (r @ centres)[:, None]  # (3)
-            action = action[:, 0].clamp(self.action_low[d], self.action_high[d])
+            action = action[:, 0].clamp(self.low[d], self.high[d])
             actions.append(action)
             before = before + self.soft_labels(action, d) @ self.embedding[d]
 
         actions = torch.stack(actions, dim=-1)
-        if not self.continuous:
+        if np.issubdtype(self.action_space.dtype, np.integer):
             actions = actions.round()
         shape = (len(obs), *self.action_space.shape)
         return actions.reshape(shape).cpu().numpy().astype(self.action_space.dtype)
@@ -229,6 +228,8 @@ def train(args, policy, demos, held_out, envs, writer):
             return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
             writer.add_scalar("eval/return", return_mean, update)
             progress.set_postfix(last_return=f"{return_mean:.2f}")
+    if not loss.isfinite():
+        raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
 
 
 def make_envs(args, num_envs, **kwargs):
@@ -281,7 +282,7 @@ def collect_demonstrations(args):
     """Whole episodes of the expert or of a local Minari data set: to learn from, and held out."""
     num_episodes = args.num_demos + math.ceil(args.num_demos / 10)
     envs = make_envs(args, min(args.num_envs, num_episodes))
-    if args.dataset:
+    if args.dataset is not None:
         import minari  # pip install 'minari[hdf5]'
 
         recorded = minari.load_dataset(args.dataset).iterate_episodes(range(num_episodes))
@@ -351,7 +352,7 @@ def main(args):
     results = {"algorithm": Path(__file__).stem, "args": asdict(args)}
     name = f"{args.env_id}__{results['algorithm']}__{args.seed}__{time.time_ns() // 1_000_000}"
     run = Path(args.run_dir) / name.replace(":", "-").replace("/", "-")
-    if args.checkpoint:
+    if args.checkpoint is not None:
         policy.load_state_dict(load_file(args.checkpoint))
     else:
         demos, held_out = collect_demonstrations(args)
@@ -360,7 +361,7 @@ def main(args):
 
     run.mkdir(parents=True)
     writer = SummaryWriter(run)
-    if not args.checkpoint:
+    if args.checkpoint is None:
         train(args, policy, demos, held_out, envs, writer)
         save_file(policy.state_dict(), run / "policy.safetensors")
 
@@ -368,7 +369,7 @@ def main(args):
     results["seconds"] = time.time() - start
     writer.add_scalar("eval/return", results["return_mean"], args.num_updates)
     writer.close()
-    (run / "results.json").write_text(json.dumps(results, indent=2))
+    (run / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False))
     score = f"return {results['return_mean']:.2f} ± {results['return_std']:.2f} between episodes"
     if "success_rate" in results:
         score += f", success {results['success_rate']:.1%}"

@@ -73,6 +73,7 @@ class Policy(nn.Module):
 
     def __init__(self, obs_space, action_space, args):
         super().__init__()
+        self.action_space = action_space
         obs_dim = obs_space.shape[0]
         act_dim = action_space.shape[0]
         self.net = nn.Sequential(
@@ -86,8 +87,6 @@ class Policy(nn.Module):
         self.register_buffer("obs_std", torch.ones(obs_dim))
         self.register_buffer("action_mean", torch.zeros(act_dim))
         self.register_buffer("action_std", torch.ones(act_dim))
-        self.register_buffer("action_low", torch.tensor(action_space.low))
-        self.register_buffer("action_high", torch.tensor(action_space.high))
 
     def set_statistics(self, obs, actions):
         self.obs_mean, self.obs_std = mean_and_std(obs)
@@ -108,7 +107,7 @@ class Policy(nn.Module):
         """Like an expert, from numpy to numpy: obs (N, obs_dim) to actions (N, act_dim)."""
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
         actions = self.action_mean + self.action_std * self(obs)
-        return actions.clamp(self.action_low, self.action_high).cpu().numpy()
+        return actions.cpu().numpy().clip(self.action_space.low, self.action_space.high)
 
 
 def mean_and_std(x):
@@ -148,6 +147,8 @@ def train(args, policy, demos, held_out, envs, writer):
             return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
             writer.add_scalar("eval/return", return_mean, update)
             progress.set_postfix(last_return=f"{return_mean:.2f}")
+    if not loss.isfinite():
+        raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
 
 
 def make_envs(args, num_envs, **kwargs):
@@ -197,7 +198,7 @@ def collect_demonstrations(args):
     """Whole episodes of the expert or of a local Minari data set: to learn from, and held out."""
     num_episodes = args.num_demos + math.ceil(args.num_demos / 10)
     envs = make_envs(args, min(args.num_envs, num_episodes))
-    if args.dataset:
+    if args.dataset is not None:
         import minari  # pip install 'minari[hdf5]'
 
         recorded = minari.load_dataset(args.dataset).iterate_episodes(range(num_episodes))
@@ -264,7 +265,7 @@ def main(args):
     results = {"algorithm": Path(__file__).stem, "args": asdict(args)}
     name = f"{args.env_id}__{results['algorithm']}__{args.seed}__{time.time_ns() // 1_000_000}"
     run = Path(args.run_dir) / name.replace(":", "-").replace("/", "-")
-    if args.checkpoint:
+    if args.checkpoint is not None:
         policy.load_state_dict(load_file(args.checkpoint))
     else:
         demos, held_out = collect_demonstrations(args)
@@ -273,7 +274,7 @@ def main(args):
 
     run.mkdir(parents=True)
     writer = SummaryWriter(run)
-    if not args.checkpoint:
+    if args.checkpoint is None:
         train(args, policy, demos, held_out, envs, writer)
         save_file(policy.state_dict(), run / "policy.safetensors")
 
@@ -281,7 +282,7 @@ def main(args):
     results["seconds"] = time.time() - start
     writer.add_scalar("eval/return", results["return_mean"], args.num_updates)
     writer.close()
-    (run / "results.json").write_text(json.dumps(results, indent=2))
+    (run / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False))
     score = f"return {results['return_mean']:.2f} ± {results['return_std']:.2f} between episodes"
     if "success_rate" in results:
         score += f", success {results['success_rate']:.1%}"

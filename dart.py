@@ -76,6 +76,7 @@ class Policy(nn.Module):
 
     def __init__(self, obs_space, action_space, args):
         super().__init__()
+        self.action_space = action_space
         obs_dim = obs_space.shape[0]
         act_dim = action_space.shape[0]
         self.net = nn.Sequential(
@@ -89,8 +90,6 @@ class Policy(nn.Module):
         self.register_buffer("obs_std", torch.ones(obs_dim))
         self.register_buffer("action_mean", torch.zeros(act_dim))
         self.register_buffer("action_std", torch.ones(act_dim))
-        self.register_buffer("action_low", torch.tensor(action_space.low))
-        self.register_buffer("action_high", torch.tensor(action_space.high))
 
     def set_statistics(self, obs, actions):
         self.obs_mean, self.obs_std = mean_and_std(obs)
@@ -111,7 +110,7 @@ class Policy(nn.Module):
         """Like an expert, from numpy to numpy: obs (N, obs_dim) to actions (N, act_dim)."""
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.obs_mean.device)
         actions = self.action_mean + self.action_std * self(obs)
-        return actions.clamp(self.action_low, self.action_high).cpu().numpy()
+        return actions.cpu().numpy().clip(self.action_space.low, self.action_space.high)
 
 
 def disturb(action, space, noise, rng):
@@ -158,6 +157,8 @@ def train(args, policy, demos, held_out, envs, writer):
             return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
             writer.add_scalar("eval/return", return_mean, update)
             progress.set_postfix(last_return=f"{return_mean:.2f}")
+    if not loss.isfinite():
+        raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
 
 
 def make_envs(args, num_envs, **kwargs):
@@ -207,6 +208,8 @@ def collect_demonstrations(args):
     """Whole episodes of the expert, disturbed: to learn from, and held out."""
     num_episodes = args.num_demos + math.ceil(args.num_demos / 10)
     envs = make_envs(args, min(args.num_envs, num_episodes))
+    if not envs[0].action_space.is_bounded():
+        raise gym.error.Error(f"{args.env_id} has no action range to take a share of for the noise")
     expert = load_expert(args.env_id, args.expert, 1_000_000 * args.seed + 700_000)
     rng = np.random.default_rng(1_000_000 * args.seed + 800_000)
     noise = partial(disturb, space=envs[0].action_space, noise=args.noise, rng=rng)
@@ -270,7 +273,7 @@ def main(args):
     results = {"algorithm": Path(__file__).stem, "args": asdict(args)}
     name = f"{args.env_id}__{results['algorithm']}__{args.seed}__{time.time_ns() // 1_000_000}"
     run = Path(args.run_dir) / name.replace(":", "-").replace("/", "-")
-    if args.checkpoint:
+    if args.checkpoint is not None:
         policy.load_state_dict(load_file(args.checkpoint))
     else:
         demos, held_out = collect_demonstrations(args)
@@ -279,7 +282,7 @@ def main(args):
 
     run.mkdir(parents=True)
     writer = SummaryWriter(run)
-    if not args.checkpoint:
+    if args.checkpoint is None:
         train(args, policy, demos, held_out, envs, writer)
         save_file(policy.state_dict(), run / "policy.safetensors")
 
@@ -287,7 +290,7 @@ def main(args):
     results["seconds"] = time.time() - start
     writer.add_scalar("eval/return", results["return_mean"], args.num_updates)
     writer.close()
-    (run / "results.json").write_text(json.dumps(results, indent=2))
+    (run / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False))
     score = f"return {results['return_mean']:.2f} ± {results['return_std']:.2f} between episodes"
     if "success_rate" in results:
         score += f", success {results['success_rate']:.1%}"

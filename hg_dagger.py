@@ -96,6 +96,7 @@ class Policy(nn.Module):
 
     def __init__(self, obs_space, action_space, args):
         super().__init__()
+        self.action_space = action_space
         obs_dim = obs_space.shape[0]
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
         num_outputs = int(action_space.n) if self.discrete else action_space.shape[0]
@@ -116,8 +117,6 @@ class Policy(nn.Module):
         else:
             self.register_buffer("action_mean", torch.zeros(num_outputs))
             self.register_buffer("action_std", torch.ones(num_outputs))
-            self.register_buffer("action_low", torch.tensor(action_space.low))
-            self.register_buffer("action_high", torch.tensor(action_space.high))
 
     def set_statistics(self, obs, actions):
         self.obs_mean, self.obs_std = mean_and_std(obs)
@@ -144,7 +143,7 @@ class Policy(nn.Module):
         if self.discrete:
             return (self.start + self(obs).softmax(-1).mean(0).argmax(-1)).cpu().numpy()
         actions = self.action_mean + self.action_std * self(obs).mean(0)
-        return actions.clamp(self.action_low, self.action_high).cpu().numpy()
+        return actions.cpu().numpy().clip(self.action_space.low, self.action_space.high)
 
     @torch.inference_mode()
     def doubt(self, obs):
@@ -247,8 +246,6 @@ def hg_dagger(args, policy, obs, actions, results, envs, run, writer):
             writer.add_scalar("round/tau", results["tau"], i)
 
         loss = train(args, policy, obs, actions, num_updates, progress)  # (3)
-        if not math.isfinite(loss):
-            raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
         return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
         summary = {"expert_labels": len(obs), "loss": loss, "return_mean": return_mean}
         for name, value in summary.items():
@@ -298,6 +295,8 @@ def train(args, policy, obs, actions, num_updates, progress):
         loss.backward()
         optimizer.step()
         progress.update()
+    if not loss.isfinite():
+        raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
     return loss.item()
 
 
@@ -349,7 +348,7 @@ def rollout(envs, act, num_episodes, seed):
 def collect_demonstrations(args):
     """Whole episodes of the expert or of a local Minari data set."""
     envs = make_envs(args, min(args.num_envs, args.num_demos))
-    if args.dataset:
+    if args.dataset is not None:
         import minari  # pip install 'minari[hdf5]'
 
         recorded = minari.load_dataset(args.dataset).iterate_episodes(range(args.num_demos))
@@ -420,7 +419,7 @@ def main(args):
     results = {"algorithm": Path(__file__).stem, "args": asdict(args), "rounds": [], "doubts": []}
     name = f"{args.env_id}__{results['algorithm']}__{args.seed}__{time.time_ns() // 1_000_000}"
     run = Path(args.resume or Path(args.run_dir) / name.replace(":", "-").replace("/", "-"))
-    if args.resume:
+    if args.resume is not None:
         state = torch.load(run / "state.pt", args.device, weights_only=True)  # runs no code
         changed = {name for name, _ in asdict(args).items() ^ state["results"]["args"].items()}
         changed -= {"resume", "run_dir", "num_rounds", "eval_episodes", "capture_video"}
@@ -444,7 +443,7 @@ def main(args):
     results |= evaluate(args, envs, policy, args.eval_episodes)
     results["seconds"] = time.time() - start
     writer.close()
-    (run / "results.json").write_text(json.dumps(results, indent=2))
+    (run / "results.json").write_text(json.dumps(results, indent=2, allow_nan=False))
     score = f"return {results['return_mean']:.2f} ± {results['return_std']:.2f} between episodes"
     if "success_rate" in results:
         score += f", success {results['success_rate']:.1%}"

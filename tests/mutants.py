@@ -36,7 +36,7 @@ TABLE = r"""
 .square().sum(-1).mean()  # (1) => .square().mean()
 .clamp(-10, 10) =>
 self.action_mean + self.action_std * self(obs) => self.action_std * self(obs)
-actions.clamp(self.action_low, self.action_high) => actions
+actions.cpu().numpy().clip(self.action_space.low, self.action_space.high) => actions.cpu().numpy()
 x.std(0, correction=0) => x.std(0)
 torch.where(std > 1e-6, std, 1.0) => std
 
@@ -132,7 +132,7 @@ sys.exit(f"error: {error}") => sys.exit(0)
 (-0.5 * z.square()).softmax(-1)  # q of (2) => (-z.square()).softmax(-1)
 (r @ centres)[:, None]  # (3) => action
 for _ in range(3):\n => for _ in range(2):\n
-action[:, 0].clamp(self.action_low[d], self.action_high[d]) => action[:, 0]
+action[:, 0].clamp(self.low[d], self.high[d]) => action[:, 0]
 (2 * self.bandwidth[d]) => self.bandwidth[d]
 r = (logits - 0.5 * z.square()) => r = (-0.5 * z.square())
 torch.multinomial(logits.softmax(-1), 1) => logits.argmax(-1, keepdim=True)

@@ -131,7 +131,7 @@ def shifted_bins(policy, log_p, d):
         kernel = D.Normal(shifted[:, None], 2 * policy.bandwidth[d])  # a row for each drawn bin
         r = log_p.exp() * kernel.log_prob(centres).exp()
         shifted = (r * centres).sum(1) / r.sum(1)
-    return shifted.clamp(policy.action_low[d], policy.action_high[d])
+    return shifted.clamp(policy.low[d], policy.high[d])
 
 
 def frequencies_of(drawn, oracle):
@@ -143,7 +143,7 @@ def frequencies_of(drawn, oracle):
 
 def test_actions_are_drawn_bins_shifted_three_times_each_given_those_before():
     policy = fitted(act_dim=2, num_bins=4, smoothing=0.5)
-    policy.action_high[0] = 0.65  # below the last mode
+    policy.high[0] = 0.65  # below the last mode
     obs = torch.randn(1, 3, dtype=torch.float64)
     drawn = torch.from_numpy(policy.float().act(obs.expand(60_000, -1).numpy())).double()
     policy.double()
@@ -155,7 +155,7 @@ def test_actions_are_drawn_bins_shifted_three_times_each_given_those_before():
     p = log_p(0.0, 0)
     oracle = shifted_bins(policy, p, 0)
     assert (oracle - policy.centres[0]).abs().max() > 0.05
-    assert oracle.max() == policy.action_high[0]
+    assert oracle.max() == policy.high[0]
     frequencies = frequencies_of(drawn[:, 0], oracle)
     torch.testing.assert_close(frequencies, p.exp().float(), rtol=0, atol=0.01)
     num_checked = 0
@@ -184,10 +184,11 @@ def test_categories_are_drawn_with_their_probabilities_and_missing_ones_never(si
 
 
 SPACES = [gym.spaces.Discrete(3, start=-1), gym.spaces.MultiDiscrete([2, 3], start=[4, -1])]
+SPACES += [gym.spaces.Box(-1, 5, (2,), np.int64)]  # bins, rounded
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
-def test_categories_may_start_elsewhere_than_at_zero_and_are_learned(space):
+def test_whole_numbers_may_start_elsewhere_than_at_zero_and_are_learned(space):
     policy = make(space, hidden_dim=64)
     obs = torch.randn(1000, 3)
     actions = torch.stack([4 + (obs[:, 0] > 0), obs.argmax(-1) - 1], dim=-1).float()

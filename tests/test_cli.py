@@ -179,6 +179,13 @@ def test_environments_from_which_nothing_can_be_learned_are_refused(script, env_
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("flag", ["--checkpoint=", "--dataset=", "--learning-rate=1e30"])
+def test_nothing_is_reported_of_what_cannot_be_right(flag):
+    with pytest.raises((OSError, gym.error.Error), match=r"No such file|not found|is nan"):
+        run("bc_mse", *PLAIN, flag)
+    assert not list(Path().glob("runs/*/results.json"))
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_an_error_is_a_line_and_a_status(script, monkeypatch):
     monkeypatch.setattr(sys, "argv", [script, "--env-id=Hoper-v4"])

@@ -78,3 +78,9 @@ def test_noise_that_is_not_positive_is_refused_in_a_box(capsys):
         with pytest.raises(SystemExit, match="2"):
             tyro.cli(dart.Args, args=["--noise", noise])
         assert "noise must be positive and finite" in capsys.readouterr().err
+
+
+def test_an_environment_without_an_action_range_is_refused(monkeypatch):
+    monkeypatch.setattr(Field, "action_space", gym.spaces.Box(-np.inf, 1, (2,)))
+    with pytest.raises(gym.error.Error, match="no action range"):
+        collect()

@@ -109,6 +109,10 @@ def test_actions_beyond_the_bounds_are_clipped(script):
         policy.set_statistics(obs, as_labels(policy, centre + 0.1 * torch.randn(50, 2)))
         np.testing.assert_array_equal(policy.act(obs.numpy()), np.full((50, 2), np.sign(centre)))
 
+        narrow = make_policy(script, bound=0.5)  # the bounds are the environment's, at all times
+        narrow.load_state_dict(policy.state_dict())
+        np.testing.assert_array_equal(narrow.act(obs.numpy()), np.full((50, 2), centre / 6))
+
 
 @pytest.mark.parametrize("script", ALL_SCRIPTS)
 def test_observations_are_standardised_and_clamped_at_ten(script):

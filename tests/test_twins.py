@@ -37,7 +37,7 @@ ALLOWED = {
     "train": {CHUNKS: 4, DAGGERS: 24},  # chunks of actions; the gradient steps of one round
     "make_envs": {BINS: 11, DAGGERS: 6},  # Discrete and MultiDiscrete actions; Discrete ones
     "rollout": {CHUNKS: 3, DART: 4},  # a chunk ends with its episode; what is executed is disturbed
-    "collect_demonstrations": {DART: 14, DAGGERS: 11},  # disturbed; nothing is held out
+    "collect_demonstrations": {DART: 16, DAGGERS: 11},  # disturbed; nothing is held out
     "to_tensors": {BINS: 3, CHUNKS: 11, DAGGERS: 13},  # categories; chunks; --label-share
     "evaluate": {SAMPLERS: 4, CHUNKS: 5, DAGGERS: 3},  # draws; draws of chunks; a comment on seeds
     "record_videos": {CHUNKS: 3},  # a chunk ends with its episode
