@@ -3,9 +3,10 @@
     pip install 'minari[hdf5]'
     python -m experts.record --env-id Hopper-v4 --episodes 20 --dataset-id hopper/expert-v0
 
-With `--run` it is the episodes that a person drove in a run of `hg_dagger.py --gate human`; give
-its --env-id and --max-episode-steps again. Their infos hold `by_person` (T + 1,): entry t + 1 says
-whether the person chose action t, or the novice did.
+With `--noise` the expert acts in noise, as in dart.py, and its actions are recorded as it meant
+them: demonstrations for any of the scripts. With `--run` it is the episodes that a person drove in
+a run of `hg_dagger.py --gate human`; give its --env-id and --max-episode-steps again. Their infos
+hold `by_person` (T + 1,): entry t + 1 says whether the person chose action t, or the novice did.
 
     python -m experts.record --run runs/LaneChange-v0__hg_dagger__0__1795713267 \\
         --env-id LaneChange-v0 --dataset-id me-v0
@@ -36,12 +37,14 @@ class Args:
     seed: int = 0  # of the first episode and of the expert
     max_episode_steps: int | None = None  # None: the environment's own limit
     expert: str | None = None  # your own expert, as module:callable
+    noise: float = 0.0  # on the expert's actions: deviation, as a share of half of their range
     run: str | None = None  # in place of an expert: a run of hg_dagger.py with --gate human
 
 
 def play(args, env):
     """Episodes of the expert, as dictionaries of arrays like those of a person's run."""
     expert = load_expert(args.env_id, args.expert, args.seed)
+    rng = np.random.default_rng(args.seed + 800_000)
     episodes = []
     for k in range(args.episodes):
         obs = [env.reset(seed=args.seed + k)[0].copy()]
@@ -51,7 +54,8 @@ def play(args, env):
             # Copies, in case an expert reuses its arrays or an environment changes its action.
             action = np.array(expert(obs[-1][None].copy()))[0]
             action = action.astype(env.action_space.dtype, casting="same_kind")
-            next_obs, reward, terminated, truncated, _ = env.step(action.copy())
+            executed = disturb(action, env.action_space, args.noise, rng) if args.noise else action
+            next_obs, reward, terminated, truncated, _ = env.step(executed.copy())
             obs.append(next_obs.copy())
             steps.append((action, reward, terminated))
             done = terminated or truncated
@@ -59,6 +63,13 @@ def play(args, env):
         episode = {"actions": actions, "rewards": rewards, "terminated": terminated}
         episodes.append(episode | {"obs": np.array(obs)})
     return episodes
+
+
+def disturb(action, space, noise, rng):
+    """What is executed where the expert means `action` (act_dim,)."""
+    half_range = (space.high - space.low) / 2
+    disturbed = action + rng.normal(0, noise * half_range)
+    return disturbed.clip(space.low, space.high)
 
 
 def read(run):
@@ -79,6 +90,9 @@ def main(args):
     env = gym.make(args.env_id, max_episode_steps=args.max_episode_steps)
     if env.spec.max_episode_steps is None:
         raise gym.error.Error(f"{args.env_id} has no time limit; give --max-episode-steps")
+    is_box = isinstance(env.action_space, gym.spaces.Box)
+    if args.noise and not (is_box and env.action_space.is_bounded()):
+        raise gym.error.Error(f"{args.env_id} has no action range to take a share of for the noise")
     episodes = read(args.run) if args.run else play(args, env)
     if not episodes:
         raise gym.error.Error("there are no episodes to record")

@@ -99,6 +99,20 @@ def test_a_careless_environment_and_one_without_an_end(capsys):
             assert [end.tolist() for end in ends] == expected
 
 
+def test_a_disturbed_expert_is_recorded_with_what_it_meant():
+    flags = {"expert": "tests.walk:by_seed", "episodes": 400, "seed": 3, "noise": 0.1}
+    write(env_id="Stroll-v0", dataset_id="own/noisy-v0", **flags)
+    eps = []
+    for episode in episodes_of("own/noisy-v0"):
+        meant = by_seed(episode.observations[:-1])
+        np.testing.assert_array_equal(episode.actions, meant)
+        eps.extend((episode.observations[1:, 2] - meant[:, 0]) / 0.9)  # 0.1 of half of [-9, 9]
+    assert np.mean(eps) == pytest.approx(0, abs=0.1)
+    assert np.std(eps) == pytest.approx(1, abs=0.07)
+    with pytest.raises(gym.error.Error, match="no action range"):
+        write(env_id="CartPole-v1", dataset_id="own/pole-v0", noise=0.1)
+
+
 def test_the_rounds_of_a_person_are_recorded_in_their_order(tmp_path):
     flags = {"run": str(tmp_path), "dataset_id": "person-v0"}
     with pytest.raises(gym.error.Error, match="no episodes"):
