@@ -8,18 +8,18 @@
 
 s is the observation and a the expert's action. Metz et al., "Discrete Sequential Prediction of
 Continuous Actions for Deep RL", 2017 (https://arxiv.org/abs/1705.05035). Brohan et al., "RT-1",
-2022 (https://arxiv.org/abs/2212.06817), is a robot policy over bins. The soft labels q are those of
+2022 (https://arxiv.org/abs/2212.06817), is a robot policy over bins, drawn independently. q is from
 Imani & White, "Improving Regression Performance with Distributional Losses", 2018
 (https://arxiv.org/abs/1806.04613), evaluated at the centres of the bins.
 
 Differences from the papers:
 - A policy, not values. Dimension d sees those before it as a sum of embeddings, weighted by q.
-- The bins reach three bandwidths beyond the demonstrations, so that q is symmetric at their bounds.
+- The bins reach three bandwidths beyond the demonstrations, so that q is symmetric at their edges.
 - Discrete and MultiDiscrete action spaces need no bins: q is one-hot, the policy is categorical.
 - AdamW; the learning rate warms up and then falls to zero. The last policy is kept.
 
-(3) is a mean shift: it moves a drawn bin to the mode it belongs to. Its kernel is wider than q, to
-average over stray bins: modes less than 4.5 bandwidths apart become one.
+(3) is a mean shift: it moves a drawn bin to the mode it belongs to; then `act` clips to the bounds.
+Its kernel is wider than q, to average over noisy bins: modes under 4.5 bandwidths apart merge.
 
     python bc_autoregressive.py --env-id Hopper-v4  # return not measured yet
 """
@@ -80,15 +80,15 @@ class Args:
 
 
 class Policy(nn.Module):
-    """pi(a|s). Statistics of the demonstrations are buffers, so that a saved policy is complete."""
+    """pi(a|s). Statistics of the demonstrations are buffers, and saved with the weights."""
 
     def __init__(self, obs_space, action_space, args):
         super().__init__()
         obs_dim = obs_space.shape[0]
         self.action_space = action_space
-        self.continuous = isinstance(action_space, gym.spaces.Box)
+        self.binned = isinstance(action_space, gym.spaces.Box)
         self.smoothing = args.smoothing
-        if self.continuous:
+        if self.binned:
             self.low = action_space.low
             self.high = action_space.high
             sizes = np.full(action_space.shape, args.num_bins)
@@ -118,19 +118,19 @@ class Policy(nn.Module):
         self.register_buffer("mask", torch.where(missing, -1e9, 0.0))
         centres = torch.tensor(self.low)[:, None] + torch.arange(self.C)
         self.register_buffer("centres", torch.where(missing, 1e9, centres.float()))
-        self.register_buffer("bandwidth", torch.full((self.D, 1), 0.1))
+        self.register_buffer("bandwidth", torch.full((self.D, 1), 0.1))  # q one-hot
         self.register_buffer("width", torch.ones(self.D))
 
     def set_statistics(self, obs, actions):
         self.obs_mean, self.obs_std = mean_and_std(obs)
-        if self.continuous:
+        if self.binned:
             bandwidth = self.smoothing * actions.std(0, correction=0)
-            low = actions.amin(0) - 3 * bandwidth
-            high = actions.amax(0) + 3 * bandwidth
-            self.width = (high - low).clamp(min=1e-3) / self.C
+            first_edge = actions.amin(0) - 3 * bandwidth
+            last_edge = actions.amax(0) + 3 * bandwidth
+            self.width = (last_edge - first_edge).clamp(min=1e-3) / self.C
             self.bandwidth = torch.maximum(bandwidth, self.width / 2)[:, None]
-            positions = torch.arange(self.C, device=low.device) + 0.5
-            self.centres = low[:, None] + self.width[:, None] * positions
+            positions = torch.arange(self.C, device=obs.device) + 0.5
+            self.centres = first_edge[:, None] + self.width[:, None] * positions
 
     def soft_labels(self, actions, d=slice(None)):
         """q_d(b) (B, D, C) for actions (B, D), or (B, C) for one dimension d and actions (B,)."""
@@ -155,7 +155,7 @@ class Policy(nn.Module):
         """log pi(a|s) (B,) in nats, for actions (B, D) in the environment's units."""
         log_p = self(obs, self.soft_labels(actions))
         distance = (actions[..., None] - self.centres).abs()
-        bins = distance.argmin(-1, keepdim=True)  # (B, D, 1); beyond the last bin it counts in it
+        bins = distance.argmin(-1, keepdim=True)  # (B, D, 1); beyond all bins: the nearest
         log_p = log_p.gather(-1, bins).squeeze(-1)
         return (log_p - self.width.log()).sum(-1)  # (1)
 
@@ -181,12 +181,12 @@ class Policy(nn.Module):
                 r = (logits - 0.5 * z.square()).softmax(-1)
                 action = (r @ centres)[:, None]  # (3)
             action = action[:, 0].clamp(self.low[d], self.high[d])
+            if np.issubdtype(self.action_space.dtype, np.integer):
+                action = action.round()
             actions.append(action)
             before = before + self.soft_labels(action, d) @ self.embedding[d]
 
         actions = torch.stack(actions, dim=-1)
-        if np.issubdtype(self.action_space.dtype, np.integer):
-            actions = actions.round()
         shape = (len(obs), *self.action_space.shape)
         return actions.reshape(shape).cpu().numpy().astype(self.action_space.dtype)
 
@@ -208,13 +208,15 @@ def train(args, policy, demos, held_out, envs, writer):
 
     progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
     for update in progress:
-        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
+        # The rate falls to zero, and with it the noise of the batches: the last policy can be kept.
         fraction = update / args.num_updates
         warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
         optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
         batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
         loss = policy.loss(obs[batch], actions[batch])
+        if not loss.isfinite():
+            raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -228,8 +230,6 @@ def train(args, policy, demos, held_out, envs, writer):
             return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
             writer.add_scalar("eval/return", return_mean, update)
             progress.set_postfix(last_return=f"{return_mean:.2f}")
-    if not loss.isfinite():
-        raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
 
 
 def make_envs(args, num_envs, **kwargs):
@@ -297,7 +297,7 @@ def collect_demonstrations(args):
 
 def check(space, obs, actions):
     """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for integers
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
     finite = np.isfinite(obs).all() and np.isfinite(actions).all()
@@ -316,7 +316,7 @@ def to_tensors(episodes, device):
 def evaluate(args, envs, policy, num_episodes):
     """Returns, and if the environment reports them the success rate and the modes of successes."""
     # Seeds: 1_000_000 * args.seed for demonstrations, + 500_000 here, + 700_000 for the expert.
-    with torch.random.fork_rng():  # the draws depend on the seed alone, and disturb no training
+    with torch.random.fork_rng():  # draws of its own, which disturb no training
         torch.manual_seed(args.seed)
         episodes = rollout(envs, policy.act, num_episodes, 1_000_000 * args.seed + 500_000)
     returns = [float(episode.rewards.sum()) for episode in episodes]
@@ -333,7 +333,7 @@ def evaluate(args, envs, policy, num_episodes):
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, with the first seeds of the evaluation."""
+    """Three episodes, from the first starts of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):

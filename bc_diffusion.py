@@ -2,9 +2,9 @@
 
     x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,   eps ~ N(0, I),   t ~ U{1, ..., 50}   (1)
     L = E[clip(abar_t / (1 - abar_t), 1, 20) || x_0 - f(x_t, t, s) ||^2]                  (2)
-    x0' = f(x_t, t, s),   eps' = (x_t - sqrt(abar_t) x0') / sqrt(1 - abar_t)              (3)
-    x_t' = sqrt(abar_t') x0' + sqrt(1 - abar_t' - sigma^2) eps' + sigma z,   t' < t,      (4)
-        sigma^2 = (1 - abar_t') / (1 - abar_t) (1 - abar_t / abar_t') for DDPM, 0 for DDIM
+    x0^ = clip(f(x_t, t, s), -1, 1),   eps^ = (x_t - sqrt(abar_t) x0^) / sqrt(1 - abar_t) (3)
+    x_u = sqrt(abar_u) x0^ + sqrt(1 - abar_u - sigma^2) eps^ + sigma z,   u < t,          (4)
+        sigma^2 = (1 - abar_u) / (1 - abar_t) (1 - abar_t / abar_u) for DDPM, 0 for DDIM
 
 s is the observation, x_0 the expert's actions scaled to [-1, 1], f the network, z ~ N(0, I). t = 0
 is data and t = 50 is noise (in bc_flow.py t = 0 is noise). Chi et al., "Diffusion Policy", 2023
@@ -18,8 +18,8 @@ weight in (2), the signal-to-noise ratio, is bounded below as in Salimans & Ho, 
 Differences from Chi et al.:
 - Chunks of actions are off by default (receding horizon: --horizon 16 --action-horizon 8).
 - The network is an MLP that sees one observation, and sqrt(abar_t), sqrt(1 - abar_t) for t.
-- f predicts x_0, clipped to [-1, 1] in (3). With --predict-noise it predicts eps, as theirs does,
-  and the loss is the plain squared error.
+- f predicts x_0. With --predict-noise it predicts eps, as theirs does: then the loss is the plain
+  squared error, and x0^ in (3) is clip((x_t - sqrt(1 - abar_t) f) / sqrt(abar_t), -1, 1).
 - 50 steps in training. 8 at test time, denser where there is little noise:
   50, 39, 29, 20, 13, 8, 4, 1, 0.
 - No moving average of the weights: the learning rate falls to zero instead.
@@ -209,13 +209,15 @@ def train(args, policy, demos, held_out, envs, writer):
 
     progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
     for update in progress:
-        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
+        # The rate falls to zero, and with it the noise of the batches: the last policy can be kept.
         fraction = update / args.num_updates
         warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
         optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
         batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
         loss = policy.loss(obs[batch], actions[batch])
+        if not loss.isfinite():
+            raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -229,8 +231,6 @@ def train(args, policy, demos, held_out, envs, writer):
             return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
             writer.add_scalar("eval/return", return_mean, update)
             progress.set_postfix(last_return=f"{return_mean:.2f}")
-    if not loss.isfinite():
-        raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
 
 
 def make_envs(args, num_envs, **kwargs):
@@ -296,7 +296,7 @@ def collect_demonstrations(args):
 
 def check(space, obs, actions):
     """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for integers
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
     finite = np.isfinite(obs).all() and np.isfinite(actions).all()
@@ -319,7 +319,7 @@ def to_tensors(episodes, horizon, device):
 def evaluate(args, envs, policy, num_episodes):
     """Returns, and if the environment reports them the success rate and the modes of successes."""
     # Seeds: 1_000_000 * args.seed for demonstrations, + 500_000 here, + 700_000 for the expert.
-    with torch.random.fork_rng():  # the draws depend on the seed alone, and disturb no training
+    with torch.random.fork_rng():  # draws of its own, which disturb no training
         torch.manual_seed(args.seed)
         seed = 1_000_000 * args.seed + 500_000
         episodes = rollout(envs, policy.act, num_episodes, seed, at_start=policy.queue.clear)
@@ -337,7 +337,7 @@ def evaluate(args, envs, policy, num_episodes):
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, with the first seeds of the evaluation."""
+    """Three episodes, from the first starts of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):

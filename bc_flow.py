@@ -7,17 +7,17 @@
 
 s is the observation, a the expert's actions scaled to [-1, 1], f the network. t = 0 is noise and
 t = 1 is data (in bc_diffusion.py t = 0 is data). On the line (1) the velocity is
-a - eps = (a - x_t) / (1 - t). Its mean given x_t and s is (2) with f = E[a | x_t, s], the minimiser
-of (3). One Euler step (4) returns E[a | s], the mean over modes; several steps end at one mode. (4)
-is the DDIM update of bc_diffusion.py with signal t and noise 1 - t, without its clipping.
+a - eps = (a - x_t) / (1 - t). The f that minimises (3) is E[a | x_t, s], and (2) is then the mean
+of the velocity, given x_t and s. One Euler step (4) returns E[a | s], the mean over modes; several
+end at one mode. (4) is the DDIM update of bc_diffusion.py, unclipped, with signal t, noise 1 - t.
 
 Lipman et al., "Flow Matching for Generative Modeling", 2023 (https://arxiv.org/abs/2210.02747), and
 Liu et al., "Flow Straight and Fast", 2023 (https://arxiv.org/abs/2209.03003), without reflow. A
 robot policy of this kind is Black et al., "pi_0", 2024 (https://arxiv.org/abs/2410.24164).
 
 Differences from the papers:
-- The network predicts the actions f, not the velocity v. It is an MLP that sees one observation, t.
-- In (3), 1 - t is at least 0.2, because E[1 / (1 - t)^2] diverges.
+- The network predicts the actions f, not the velocity v. It is an MLP of s, x_t and t.
+- In (3), 1 - t is at least 0.2: near t = 1 the errors of f would have infinite weight.
 - Eight Euler steps (4), shorter towards t = 1, where modes that are close together separate.
 - Chunks of actions are off by default (receding horizon: --horizon 16 --action-horizon 8).
 - No moving average of the weights: the learning rate falls to zero instead.
@@ -179,13 +179,15 @@ def train(args, policy, demos, held_out, envs, writer):
 
     progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
     for update in progress:
-        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
+        # The rate falls to zero, and with it the noise of the batches: the last policy can be kept.
         fraction = update / args.num_updates
         warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
         optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
         batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
         loss = policy.loss(obs[batch], actions[batch])
+        if not loss.isfinite():
+            raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -199,8 +201,6 @@ def train(args, policy, demos, held_out, envs, writer):
             return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
             writer.add_scalar("eval/return", return_mean, update)
             progress.set_postfix(last_return=f"{return_mean:.2f}")
-    if not loss.isfinite():
-        raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
 
 
 def make_envs(args, num_envs, **kwargs):
@@ -266,7 +266,7 @@ def collect_demonstrations(args):
 
 def check(space, obs, actions):
     """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for integers
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
     finite = np.isfinite(obs).all() and np.isfinite(actions).all()
@@ -289,7 +289,7 @@ def to_tensors(episodes, horizon, device):
 def evaluate(args, envs, policy, num_episodes):
     """Returns, and if the environment reports them the success rate and the modes of successes."""
     # Seeds: 1_000_000 * args.seed for demonstrations, + 500_000 here, + 700_000 for the expert.
-    with torch.random.fork_rng():  # the draws depend on the seed alone, and disturb no training
+    with torch.random.fork_rng():  # draws of its own, which disturb no training
         torch.manual_seed(args.seed)
         seed = 1_000_000 * args.seed + 500_000
         episodes = rollout(envs, policy.act, num_episodes, seed, at_start=policy.queue.clear)
@@ -307,7 +307,7 @@ def evaluate(args, envs, policy, num_episodes):
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, with the first seeds of the evaluation."""
+    """Three episodes, from the first starts of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):

@@ -7,8 +7,8 @@
 s is the observation and a the expert's action. Bishop, "Mixture Density Networks", 1994
 (https://publications.aston.ac.uk/id/eprint/373/). As a policy: Mandlekar et al., "What Matters in
 Learning from Offline Human Demonstrations for Robot Manipulation", 2021
-(https://arxiv.org/abs/2108.03298). (3) leaves out the noise of (1), as they do (sigma = 1e-4), and
-`act` clips to the bounds.
+(https://arxiv.org/abs/2108.03298). (3) leaves out the noise of (1), as Mandlekar et al. nearly do
+(sigma = 1e-4 at test time), and `act` clips to the bounds.
 
 Differences from the papers:
 - Each dimension has its own sigma; Bishop's kernels have one sigma for all dimensions.
@@ -75,7 +75,7 @@ class Args:
 
 
 class Policy(nn.Module):
-    """pi(a|s). Statistics of the demonstrations are buffers, so that a saved policy is complete."""
+    """pi(a|s). Statistics of the demonstrations are buffers, and saved with the weights."""
 
     def __init__(self, obs_space, action_space, args):
         super().__init__()
@@ -152,13 +152,15 @@ def train(args, policy, demos, held_out, envs, writer):
 
     progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
     for update in progress:
-        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
+        # The rate falls to zero, and with it the noise of the batches: the last policy can be kept.
         fraction = update / args.num_updates
         warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
         optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
         batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
         loss = policy.loss(obs[batch], actions[batch])
+        if not loss.isfinite():
+            raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -172,8 +174,6 @@ def train(args, policy, demos, held_out, envs, writer):
             return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
             writer.add_scalar("eval/return", return_mean, update)
             progress.set_postfix(last_return=f"{return_mean:.2f}")
-    if not loss.isfinite():
-        raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
 
 
 def make_envs(args, num_envs, **kwargs):
@@ -238,7 +238,7 @@ def collect_demonstrations(args):
 
 def check(space, obs, actions):
     """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for integers
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
     finite = np.isfinite(obs).all() and np.isfinite(actions).all()
@@ -256,7 +256,7 @@ def to_tensors(episodes, device):
 def evaluate(args, envs, policy, num_episodes):
     """Returns, and if the environment reports them the success rate and the modes of successes."""
     # Seeds: 1_000_000 * args.seed for demonstrations, + 500_000 here, + 700_000 for the expert.
-    with torch.random.fork_rng():  # the draws depend on the seed alone, and disturb no training
+    with torch.random.fork_rng():  # draws of its own, which disturb no training
         torch.manual_seed(args.seed)
         episodes = rollout(envs, policy.act, num_episodes, 1_000_000 * args.seed + 500_000)
     returns = [float(episode.rewards.sum()) for episode in episodes]
@@ -273,7 +273,7 @@ def evaluate(args, envs, policy, num_episodes):
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, with the first seeds of the evaluation."""
+    """Three episodes, from the first starts of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):

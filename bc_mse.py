@@ -11,7 +11,7 @@ the mean of left and right drives into it.
 
 Differences from the paper:
 - Actions are standardised, so that each dimension has the same weight in (1).
-- One output per action dimension, clipped to the bounds; ALVINN has a row of units for directions.
+- One output per action dimension, which `act` clips; ALVINN has a row of units for directions.
 - AdamW; the learning rate warms up and then falls to zero. The last policy is kept.
 
     python bc_mse.py --env-id Hopper-v4  # return 3616, std 202 over 5 seeds
@@ -69,7 +69,7 @@ class Args:
 
 
 class Policy(nn.Module):
-    """pi(s). Statistics of the demonstrations are buffers, so that a saved policy is complete."""
+    """pi(s). Statistics of the demonstrations are buffers, and saved with the weights."""
 
     def __init__(self, obs_space, action_space, args):
         super().__init__()
@@ -127,13 +127,15 @@ def train(args, policy, demos, held_out, envs, writer):
 
     progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
     for update in progress:
-        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
+        # The rate falls to zero, and with it the noise of the batches: the last policy can be kept.
         fraction = update / args.num_updates
         warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
         optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
         batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
         loss = policy.loss(obs[batch], actions[batch])
+        if not loss.isfinite():
+            raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -147,8 +149,6 @@ def train(args, policy, demos, held_out, envs, writer):
             return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
             writer.add_scalar("eval/return", return_mean, update)
             progress.set_postfix(last_return=f"{return_mean:.2f}")
-    if not loss.isfinite():
-        raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
 
 
 def make_envs(args, num_envs, **kwargs):
@@ -213,7 +213,7 @@ def collect_demonstrations(args):
 
 def check(space, obs, actions):
     """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for integers
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
     finite = np.isfinite(obs).all() and np.isfinite(actions).all()
@@ -246,7 +246,7 @@ def evaluate(args, envs, policy, num_episodes):
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, with the first seeds of the evaluation."""
+    """Three episodes, from the first starts of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):

@@ -8,10 +8,11 @@
 
 Ross, Gordon & Bagnell, "A Reduction of Imitation Learning and Structured Prediction to No-Regret
 Online Learning", AISTATS 2011 (https://arxiv.org/abs/1011.0686). beta = 0, the default, is the
-paper's indicator: the policy acts alone from round 1 on. A policy that errs with probability eps on
-the expert's states can make of the order of eps T^2 mistakes in T steps, since its mistakes lead to
-states that no demonstration covers. One that errs with probability eps on its own states makes of
-the order of eps T, if the expert can recover from a mistake at a bounded cost.
+paper's beta_i = I(i = 1): the policy acts alone from round 1 on, which is the paper's iteration 2.
+A policy that errs with probability eps on the expert's states can cost of the order of eps T^2 in
+T steps, since its mistakes lead to states that no demonstration covers. One that errs with
+probability eps on its own states costs of the order of eps T, if the expert can recover from a
+mistake at a bounded cost.
 
 Differences from the paper:
 - pi_i starts from the weights of pi_(i-1), with the statistics of the new D and a fresh optimiser.
@@ -55,7 +56,7 @@ class Args:
     dataset: str | None = None  # a local Minari data set, in place of the expert's episodes
     # --- Training ---
     seed: int = 0  # of demonstrations, network, batches and evaluation
-    num_updates: int = 20_000  # gradient steps in total, shared equally among the rounds
+    num_updates: int = 20_000  # gradient steps in total, shared equally by rounds 0, 1, ...
     batch_size: int = 256  # transitions in a gradient step
     learning_rate: float = 1e-3  # at its peak, after a linear warm-up; then cosine to 0
     hidden_dim: int = 256  # width of the hidden layers
@@ -69,7 +70,7 @@ class Args:
     num_rounds: int = 10  # rounds after the demonstrations; 0 is behaviour cloning
     episodes_per_round: int = 4  # in each round
     beta: float = 0.0  # the expert acts with probability beta^i in round i
-    label_share: float = 1.0  # keep each label with this probability
+    label_share: float = 1.0  # keep each label with this probability, demonstrations too
 
     def __post_init__(self):  # tyro shows what is raised here as a usage error
         may_be_zero = ("seed", "num_rounds", "beta")
@@ -78,12 +79,12 @@ class Args:
                 raise ValueError(f"{name} must be positive and finite")
         if not 0 <= self.num_rounds < self.num_updates:
             raise ValueError("num_rounds must be at least 0 and less than num_updates")
-        if not 0 <= self.beta <= 1:
-            raise ValueError("beta must be from 0 to 1")
+        if not 0 <= self.beta <= 1 or self.label_share > 1:
+            raise ValueError("beta and label_share must be from 0 to 1")
 
 
 class Policy(nn.Module):
-    """pi(s). Statistics of the labels are buffers, so that a saved policy is complete."""
+    """pi(s). Statistics of the labels are buffers, and saved with the weights."""
 
     def __init__(self, obs_space, action_space, args):
         super().__init__()
@@ -167,7 +168,7 @@ def dagger(args, policy, obs, actions, results, envs, run, writer):
         results["expert_labels"] = len(obs)
         state = {"policy": policy.state_dict(), "obs": obs, "actions": actions, "results": results}
         torch.save(state, run / "state.tmp")
-        (run / "state.tmp").replace(run / "state.pt")  # at once: a kill loses one round at most
+        (run / "state.tmp").replace(run / "state.pt")  # atomic: a kill loses one round at most
     progress.close()
 
 
@@ -201,19 +202,19 @@ def train(args, policy, obs, actions, num_updates, progress):
     policy.set_statistics(obs, actions)
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=0.01, fused=True)
     for update in range(1, num_updates + 1):
-        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
+        # The rate falls to zero, and with it the noise of the batches: the last policy can be kept.
         fraction = update / num_updates
         warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
         optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
         batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
         loss = policy.loss(obs[batch], actions[batch])
+        if not loss.isfinite():
+            raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         progress.update()
-    if not loss.isfinite():
-        raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
     return loss.item()
 
 
@@ -280,7 +281,7 @@ def collect_demonstrations(args):
 
 def check(space, obs, actions):
     """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for integers
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
     finite = np.isfinite(obs).all() and np.isfinite(actions).all()
@@ -317,7 +318,7 @@ def evaluate(args, envs, policy, num_episodes):
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, with the first seeds of the evaluation."""
+    """Three episodes, from the first starts of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):

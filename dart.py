@@ -1,6 +1,6 @@
 """DART: behaviour cloning of an expert that acts in noise, so that it shows how it recovers.
 
-    executed:  a~ = pi*(s) + eps,   eps ~ N(0, (noise * half of the action range)^2)    (1)
+    executed:  a~ = clip(pi*(s) + eps),   eps ~ N(0, (noise * half of the range)^2)     (1)
     recorded:  (s, pi*(s))
     L(pi) = E_(s, pi*(s)) || pi*(s) - pi(s) ||^2                                        (2)
 
@@ -11,8 +11,10 @@ labels there say how to come back. They stay clean: what the expert meant, not w
 Zhang et al., 2025 (https://arxiv.org/abs/2507.09061) show when that bounds compounding errors.
 
 Differences from the paper:
-- The noise is isotropic and constant; the paper fits its covariance to the errors of the policy.
-- All demonstrations are disturbed, and there is one training at the end.
+- The noise is the same in all states, independent in each dimension and in proportion to the range
+  of its actions. The paper fits a covariance to the errors of the policy.
+- All demonstrations are disturbed (Zhang et al. mix in plain ones), and one training follows.
+- Actions are standardised in (2), and `act` clips to the bounds.
 - AdamW; the learning rate warms up and then falls to zero. The last policy is kept.
 
     python dart.py --env-id Hopper-v4  # return 3730, std 7 over 4 seeds
@@ -72,7 +74,7 @@ class Args:
 
 
 class Policy(nn.Module):
-    """pi(s). Statistics of the demonstrations are buffers, so that a saved policy is complete."""
+    """pi(s). Statistics of the demonstrations are buffers, and saved with the weights."""
 
     def __init__(self, obs_space, action_space, args):
         super().__init__()
@@ -117,7 +119,7 @@ def disturb(action, space, noise, rng):
     """What is executed where the expert means `action` (act_dim,)."""
     half_range = (space.high - space.low) / 2
     disturbed = action + rng.normal(0, noise * half_range)  # (1)
-    return disturbed.clip(space.low, space.high)
+    return disturbed.clip(space.low, space.high).astype(space.dtype)
 
 
 def mean_and_std(x):
@@ -137,13 +139,15 @@ def train(args, policy, demos, held_out, envs, writer):
 
     progress = tqdm(range(1, args.num_updates + 1), unit=" updates", disable=None)
     for update in progress:
-        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
+        # The rate falls to zero, and with it the noise of the batches: the last policy can be kept.
         fraction = update / args.num_updates
         warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
         optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
         batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
         loss = policy.loss(obs[batch], actions[batch])
+        if not loss.isfinite():
+            raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -157,8 +161,6 @@ def train(args, policy, demos, held_out, envs, writer):
             return_mean = evaluate(args, envs, policy, len(envs))["return_mean"]
             writer.add_scalar("eval/return", return_mean, update)
             progress.set_postfix(last_return=f"{return_mean:.2f}")
-    if not loss.isfinite():
-        raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
 
 
 def make_envs(args, num_envs, **kwargs):
@@ -176,7 +178,7 @@ def make_envs(args, num_envs, **kwargs):
 Episode = namedtuple("Episode", "obs actions rewards info")
 
 
-def rollout(envs, act, num_episodes, seed, disturb=np.copy):
+def rollout(envs, act, num_episodes, seed, execute=np.copy):
     """Play whole episodes, one per environment at a time, with the seeds seed, seed + 1, ..."""
     episodes = []
     progress = tqdm(total=num_episodes, unit=" episodes", leave=False, disable=None)
@@ -191,7 +193,7 @@ def rollout(envs, act, num_episodes, seed, disturb=np.copy):
             # Copies, in case an expert reuses its arrays or an environment changes its action.
             actions = np.array(act(obs.copy()))
             for n, action in zip(np.flatnonzero(running), actions[running], strict=True):
-                next_obs, reward, terminated, truncated, infos[n] = envs[n].step(disturb(action))
+                next_obs, reward, terminated, truncated, infos[n] = envs[n].step(execute(action))
                 steps[n].append((obs[n].copy(), action, reward))
                 obs[n] = next_obs
                 if terminated or truncated:
@@ -221,7 +223,7 @@ def collect_demonstrations(args):
 
 def check(space, obs, actions):
     """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for integers
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
     finite = np.isfinite(obs).all() and np.isfinite(actions).all()
@@ -254,7 +256,7 @@ def evaluate(args, envs, policy, num_episodes):
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, with the first seeds of the evaluation."""
+    """Three episodes, from the first starts of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):

@@ -5,21 +5,21 @@
         act by the expert where the gate g(s) = 1, else by the novice pi_(i-1)          (1)
         D <- D + {(s, pi*(s)) for every s with g(s) = 1}                                (2)
         pi_i <- train(D)                                                                (3)
-    doubt(s) = || the variance over E networks of each output ||_2                      (4)
+    doubt(s) = || the variance over E networks of each standardised output ||_2         (4)
     tau = mean of the last quarter of the doubts at which the expert took over          (5)
 
 Kelly, Sidrane, Driggs-Campbell & Kochenderfer, "HG-DAgger: Interactive Imitation Learning with
 Human Experts", ICRA 2019 (https://arxiv.org/abs/1810.02890). The novice is the mean of E networks
-that differ in their initial weights. Doubt measures risk and tau is its threshold; both are
-reported, and neither decides anything during training.
+that differ in their initial weights alone. Doubt and its threshold tau are reported; they decide
+nothing during training.
 
-The gate is a person (--gate human: hold a key to take over) or, by default, a rule that knows the
-expert's action. It takes over where the disagreement between expert and novice exceeds a threshold,
-as in SafeDAgger (https://arxiv.org/abs/1605.06450), and hands back below a lower one, as in
-LazyDAgger (https://arxiv.org/abs/2104.00053); both predict the disagreement, here it is computed.
+The gate is a person (--gate human: hold a key to take over) or, by default, a rule that computes
+what SafeDAgger (https://arxiv.org/abs/1605.06450) predicts: it takes over where expert and novice
+disagree by more than a threshold, on average over the last steps. It hands back at half of it, a
+second threshold as in LazyDAgger (https://arxiv.org/abs/2104.00053).
 
 Differences from the paper:
-- The first demonstrations come from an expert or a data set, with --gate human too.
+- The first demonstrations come from an expert or a data set; the person gives none.
 - pi_i starts from the weights of pi_(i-1), with the statistics of the new D and a fresh optimiser.
 - Squared loss of standardised actions for Box, cross-entropy for Discrete action spaces, whose
   outputs in (4) are probabilities.
@@ -63,7 +63,7 @@ class Args:
     dataset: str | None = None  # a local Minari data set, in place of the expert's episodes
     # --- Training ---
     seed: int = 0  # of demonstrations, network, batches and evaluation
-    num_updates: int = 20_000  # gradient steps in total, shared equally among the rounds
+    num_updates: int = 20_000  # gradient steps in total, shared equally by rounds 0, 1, ...
     batch_size: int = 256  # transitions in a gradient step
     learning_rate: float = 1e-3  # at its peak, after a linear warm-up; then cosine to 0
     hidden_dim: int = 256  # width of the hidden layers
@@ -80,7 +80,7 @@ class Args:
     gate: Literal["simulated", "human"] = "simulated"  # human: you, at the keyboard
     gate_threshold: float = 0.12  # the rule takes over above this disagreement, see `distance`
     gate_steps: int = 5  # time constant of the running mean of the disagreement, in steps
-    label_share: float = 1.0  # keep each label with this probability
+    label_share: float = 1.0  # keep each label with this probability, demonstrations too
 
     def __post_init__(self):  # tyro shows what is raised here as a usage error
         may_be_zero = ("seed", "num_rounds")
@@ -89,6 +89,8 @@ class Args:
                 raise ValueError(f"{name} must be positive and finite")
         if not 0 <= self.num_rounds < self.num_updates:
             raise ValueError("num_rounds must be at least 0 and less than num_updates")
+        if self.label_share > 1:
+            raise ValueError("label_share must be from 0 to 1")
 
 
 class Policy(nn.Module):
@@ -165,8 +167,8 @@ class SimulatedGate:
     """Stands in for the person, and knows the expert. `HumanExpert` answers the same calls."""
 
     progress = tqdm  # a person's progress bar draws the window as well
-    round_over = False  # a person may end a round early,
-    closed = False  # or the run
+    round_over = False  # whether a person has ended the round early
+    closed = False  # whether they have closed the window, and so the run
 
     def __init__(self, args, envs, policy):
         self.args = args
@@ -217,7 +219,7 @@ def hg_dagger(args, policy, obs, actions, results, envs, run, writer):
     """Run the rounds that are not yet in `results`. D is (obs, actions); round 0 only trains.
 
     A round depends on its seeds, the weights and D alone, so that --resume repeats it exactly. A
-    person's round is played again, and its corrections so far are kept.
+    person plays a round that was stopped once more; the corrections that they gave in it count.
     """
     num_updates = args.num_updates // (args.num_rounds + 1)
     if args.gate == "human":
@@ -255,7 +257,7 @@ def hg_dagger(args, policy, obs, actions, results, envs, run, writer):
         results["expert_labels"] = len(obs)
         state = {"policy": policy.state_dict(), "obs": obs, "actions": actions, "results": results}
         torch.save(state, run / "state.tmp")
-        (run / "state.tmp").replace(run / "state.pt")  # at once: a kill loses one round at most
+        (run / "state.tmp").replace(run / "state.pt")  # atomic: a kill loses one round at most
         if gate.closed:
             break
     progress.close()
@@ -284,19 +286,19 @@ def train(args, policy, obs, actions, num_updates, progress):
     policy.set_statistics(obs, actions)
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=0.01, fused=True)
     for update in range(1, num_updates + 1):
-        # At a rate near zero the noise of the batches averages out: the last policy can be kept.
+        # The rate falls to zero, and with it the noise of the batches: the last policy can be kept.
         fraction = update / num_updates
         warm_up = fraction / 0.05
         cosine = 0.5 * (1 + math.cos(math.pi * fraction))
         optimizer.param_groups[0]["lr"] = args.learning_rate * min(warm_up, cosine)
         batch = torch.randint(len(obs), (args.batch_size,), device=args.device)
         loss = policy.loss(obs[batch], actions[batch])
+        if not loss.isfinite():
+            raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         progress.update()
-    if not loss.isfinite():
-        raise gym.error.Error(f"the loss is {loss}; lower --learning-rate")
     return loss.item()
 
 
@@ -363,7 +365,7 @@ def collect_demonstrations(args):
 
 def check(space, obs, actions):
     """Refuse data that would train without an error: wrong pairs, NaN, actions out of bounds."""
-    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for categories
+    actions = actions.astype(space.dtype, casting="same_kind")  # refuses floats for integers
     if actions.shape != (len(obs), *space.shape):
         raise gym.error.Error(f"{len(obs)} observations have actions of shape {actions.shape}")
     finite = np.isfinite(obs).all() and np.isfinite(actions).all()
@@ -400,7 +402,7 @@ def evaluate(args, envs, policy, num_episodes):
 
 
 def record_videos(args, policy, folder):
-    """Three episodes, with the first seeds of the evaluation."""
+    """Three episodes, from the first starts of the evaluation."""
     envs = make_envs(args, 1, render_mode="rgb_array_list")
     fps = envs[0].metadata.get("render_fps", 30)
     for number in range(3):

@@ -69,7 +69,7 @@ def disturb(action, space, noise, rng):
     """What is executed where the expert means `action` (act_dim,)."""
     half_range = (space.high - space.low) / 2
     disturbed = action + rng.normal(0, noise * half_range)
-    return disturbed.clip(space.low, space.high)
+    return disturbed.clip(space.low, space.high).astype(space.dtype)
 
 
 def read(run):

@@ -133,6 +133,7 @@ sys.exit(f"error: {error}") => sys.exit(0)
 (r @ centres)[:, None]  # (3) => action
 for _ in range(3):\n => for _ in range(2):\n
 action[:, 0].clamp(self.low[d], self.high[d]) => action[:, 0]
+action = action.round() => pass
 (2 * self.bandwidth[d]) => self.bandwidth[d]
 r = (logits - 0.5 * z.square()) => r = (-0.5 * z.square())
 torch.multinomial(logits.softmax(-1), 1) => logits.argmax(-1, keepdim=True)
@@ -144,8 +145,8 @@ self.head) + self.mask => self.head)
 actions.amin(0) - 3 * bandwidth => actions.amin(0)
 actions.amax(0) + 3 * bandwidth => actions.amax(0)
 torch.maximum(bandwidth, self.width / 2) => bandwidth
-device=low.device) + 0.5 => device=low.device)
-low = np.atleast_1d(action_space.start) => low = np.zeros(len(sizes))
+device=obs.device) + 0.5 => device=obs.device)
+self.low = np.atleast_1d(action_space.start) => self.low = np.zeros(len(sizes))
 
 # bc_autoregressive test_cli refused and bc_autoregressive
 or len(action_space.shape) > 1: => or False:
@@ -212,8 +213,8 @@ to_tensors(held_out, args.horizon, args.device) => to_tensors(demos, args.horizo
 # dart test_dart
 rng.normal(0, noise * half_range)  # (1) => rng.normal(0, noise)
 disturbed.clip(space.low, space.high) => disturbed
-envs[n].step(disturb(action)) => envs[n].step(action.copy())
-envs[n].step(disturb(action)) => envs[n].step(action := disturb(action))
+envs[n].step(execute(action)) => envs[n].step(action.copy())
+envs[n].step(execute(action)) => envs[n].step(action := execute(action))
 np.random.default_rng(1_000_000 * args.seed + 800_000) => np.random.default_rng(0)
 rollout(envs, expert, num_episodes, 1_000_000 * args.seed, noise)
     => rollout(envs, expert, num_episodes, args.seed, noise)
