@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from benchmark import compounding, finetune, held_out, steps
+from benchmark import compounding, finetune, held_out, labels, steps
 from benchmark.chain import exact
 from benchmark.gaits import OVERLAP
 from benchmark.run import (
@@ -19,12 +19,18 @@ from benchmark.run import (
     DISTURBED,
     GAITS,
     LOCOMOTION,
+    LONG,
+    METHODS,
     MODES,
+    NOISE,
+    NOISE_DEMOS,
+    NOISES,
     NUM_DEMOS,
     OFFLINE,
     RATES,
     RESULTS,
     ROAD,
+    ROADS,
     ROOT,
     SCRIPTS,
     SMALL,
@@ -156,6 +162,21 @@ def mass():
     return table([*header, "mean gap", "largest gap", "n"], lines)
 
 
+def roads():
+    """Success on the roads by the number of updates: the mean, the worst and the best seed."""
+    lines = []
+    for env_id, (_, seeds) in ROADS.items():
+        for script in SCRIPTS:
+            cells = []
+            for flags in (ROAD, LONG):
+                results = results_of(env_id, f"{script} {flags}", seeds)
+                successes = [result["success_rate"] for result in results]
+                cells += [ranged(successes, ".1%") if results else "not run", str(len(results))]
+            lines.append(f"| `{env_id}` | `{script}.py` | {' | '.join(cells)} |")
+    header = ["environment", "script", "success after 5,000 updates (range of seeds)", "n"]
+    return table([*header, "after 20,000", "n"], lines)
+
+
 def prices():
     """What each way of holding several modes costs, and what it brings on Slalom-v0."""
     measured = json.loads((RESULTS / "prices.json").read_text())
@@ -230,6 +251,36 @@ def closed():
             )
     header = ["environment", "command", "labels", "normalised (worst to best seed)", "success"]
     return table([*header, "expert's share of steps in rounds 1, 2, 3, 5, last", "n"], lines)
+
+
+def bought():
+    """What a label buys: normalised return and labels, by episodes of the expert's time."""
+    lines = []
+    for env_id in LOCOMOTION:
+        for method in METHODS:
+            found = labels.measured(env_id, method)
+            if found is None:
+                continue
+            cells = dict.fromkeys(NUM_DEMOS, "not run")
+            for num_episodes, num_labels, returns in zip(*found, strict=True):
+                cells[num_episodes] = f"{ranged(returns)}; {num_labels.mean():,.0f}"
+            enough = "not run"
+            if "not run" not in cells.values():
+                number = labels.labels_until_enough(*found[1:])
+                enough = f"{number:,.0f}" if number else "not reached"
+            lines.append(f"| `{env_id}` | {method} | {' | '.join(cells.values())} | {enough} |")
+    columns = [f"{n} episode{'s' * (n > 1)}" for n in NUM_DEMOS]
+    return table(["environment", "policy", *columns, f"labels until {labels.ENOUGH}"], lines)
+
+
+def noises():
+    """DART by the size of its noise, on the seeds that its default was chosen on."""
+    lines = []
+    for env_id, (rows, seeds) in NOISE.items():
+        found = [scores_of(env_id, results_of(env_id, row, seeds)) for row in rows]
+        cells = [ranged(scores) if len(scores) else "not run" for scores in found]
+        lines.append(f"| `{env_id}` | {NOISE_DEMOS[env_id]} | {' | '.join(cells)} |")
+    return table(["environment", "demonstrations", *map(str, NOISES)], lines)
 
 
 def rates():
@@ -544,6 +595,7 @@ def claims():
 TABLES = {
     "results": offline,
     "mass": mass,
+    "roads": roads,
     "rates": rates,
     "demonstrations": demonstrations,
     "compounding": compounded,
@@ -552,6 +604,8 @@ TABLES = {
     "prices": prices,
     "floors": floors,
     "phases": phases,
+    "labels": bought,
+    "noise": noises,
     "closed loop": closed,
     "locomotion": locomotion,
     "gaits": two_experts,

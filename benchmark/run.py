@@ -51,6 +51,16 @@ OFFLINE = {
 
 MODES = {"LaneChange-v0": ([f"{script} {ROAD}" for script in SCRIPTS[2:]], list(range(21, 41)))}
 
+# Does it depend on the seed, or on how long they train?
+LONG = "--num-demos 200 --eval-episodes 500"
+ROADS = {
+    env_id: (
+        [f"{script} {flags}" for flags in (ROAD, LONG) for script in SCRIPTS],
+        [*range(21, 41)],
+    )
+    for env_id in ("LaneChange-v0", "Slalom-v0")
+}
+
 # How many demonstrations it takes. With ten, the runs are those of the table above.
 LOCOMOTION = ["Hopper-v4", "Walker2d-v4", "HalfCheetah-v4", "Ant-v4", "Humanoid-v4"]
 NUM_DEMOS = [1, 4, 10, 25]
@@ -66,6 +76,48 @@ DEMONSTRATIONS = {
         [4, 5, 6, 8, 9],
     )
     for env_id in LOCOMOTION
+}
+
+# What a label buys. A row costs 1, 4, 10 or 25 episodes of the expert's time: to act, plainly or in
+# noise; or after a first demonstration one in each round, to label the policy's states or to watch
+# and take over. All rows have the same network, number of updates and seeds. (A DAgger evaluates
+# one episode per environment in each round; five are enough for its curve.)
+METHODS = {  # a script, and flags of its own
+    "cloning": ("bc_mse", ""),
+    "DART": ("dart", ""),
+    "DAgger": ("dagger", ""),
+    "HG-DAgger, one network": ("hg_dagger", " --gate-threshold 0.5 --ensemble-size 1"),
+    "HG-DAgger, five networks": ("hg_dagger", " --gate-threshold 0.5"),
+}
+
+
+def labelled_by(method, num_episodes):
+    script, flags = METHODS[method]
+    if script not in DAGGERS:
+        return with_demos(script, num_episodes)
+    rounds = f"--num-demos 1 --num-rounds {num_episodes - 1} --episodes-per-round 1 --num-envs 5"
+    return f"{script} {rounds}{flags}"
+
+
+LABELS = {
+    env_id: (
+        [
+            labelled_by(method, num_episodes)
+            for num_episodes in NUM_DEMOS
+            for method in METHODS
+            if num_episodes > 1 or method in ("cloning", "DART")
+        ],
+        [4, 5, 6, 8, 9],
+    )
+    for env_id in LOCOMOTION
+}
+
+# The default of dart.py's --noise was chosen on these seeds, which no other table reports.
+NOISES = [0.03, 0.06, 0.12]
+NOISE_DEMOS = dict(zip(LOCOMOTION, [1, 4, 4, 4, 10], strict=True))
+NOISE = {
+    env_id: ([f"{with_demos('dart', n)} --noise {noise}" for noise in NOISES], [71, 72, 73])
+    for env_id, n in NOISE_DEMOS.items()
 }
 
 # Few labels, and who chooses the states that get them. `--num-rounds 0` is behaviour cloning: on as
@@ -144,7 +196,10 @@ GAITS = {
 GRIDS = {
     "offline": OFFLINE,
     "modes": MODES,
+    "roads": ROADS,
     "demonstrations": DEMONSTRATIONS,
+    "labels": LABELS,
+    "noise": NOISE,
     "closed": CLOSED,
     "rates": RATES,
     "gaits": GAITS,
@@ -159,7 +214,7 @@ class Machines:
 
 @dataclass
 class Args(Machines):
-    grid: Literal["offline", "modes", "demonstrations", "closed", "rates", "gaits"] = "offline"
+    grid: Literal[tuple(GRIDS)] = "offline"
     env_ids: tuple[str, ...] = ()  # all of the grid where none are given
     scripts: tuple[str, ...] = ()  # all of the grid where none are given
     num_demos: tuple[int, ...] = ()  # of --grid demonstrations; all of it where none are given
