@@ -240,7 +240,7 @@ def closed():
             if "success_rate" in results[0]:
                 success = f"{mean_of(results, 'success_rate'):.1%}"
             shares = ""
-            if row.startswith("hg_dagger"):
+            if "expert_share" in results[0]["rounds"][-1]:  # of the old scripts
                 rounds = [[line["expert_share"] for line in r["rounds"][1:]] for r in results]
                 shares = np.mean(rounds, axis=0)
                 shares = ", ".join(f"{share:.1%}" for share in shares[[0, 1, 2, 4, -1]])
