@@ -18,6 +18,7 @@ from benchmark.run import (
     DEMONSTRATIONS,
     DISTURBED,
     GAITS,
+    HUMANOID,
     LOCOMOTION,
     LONG,
     METHODS,
@@ -25,6 +26,7 @@ from benchmark.run import (
     NOISE,
     NOISE_DEMOS,
     NOISES,
+    NOISY_STARTS,
     NUM_DEMOS,
     OFFLINE,
     RATES,
@@ -34,6 +36,7 @@ from benchmark.run import (
     ROOT,
     SCRIPTS,
     SMALL,
+    STARTS,
     is_old,
     results_of,
     with_demos,
@@ -281,6 +284,26 @@ def noises():
         cells = [ranged(scores) if len(scores) else "not run" for scores in found]
         lines.append(f"| `{env_id}` | {NOISE_DEMOS[env_id]} | {' | '.join(cells)} |")
     return table(["environment", "demonstrations", *map(str, NOISES)], lines)
+
+
+def humanoid():
+    """The same labels from ten whole demonstrations, or from the beginnings of fifty."""
+    pairs = [
+        (f"`{script}.py`", script, f"{script} --num-demos 50 --dataset {STARTS}")
+        for script in SCRIPTS
+    ]
+    pairs.append(("`dart.py`", "dart", f"bc_mse --num-demos 50 --dataset {NOISY_STARTS}"))
+    _, seeds = HUMANOID["Humanoid-v4"]
+    lines = []
+    for name, *rows in pairs:
+        cells = []
+        for row in rows:
+            results = results_of("Humanoid-v4", row, seeds)
+            cells.append(ranged(scores_of("Humanoid-v4", results)) if results else "not run")
+            cells.append(str(len(results)))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    header = ["script", "10 whole demonstrations", "n", "the first 200 steps of 50", "n"]
+    return table(header, lines)
 
 
 def rates():
@@ -606,6 +629,7 @@ TABLES = {
     "phases": phases,
     "labels": bought,
     "noise": noises,
+    "humanoid": humanoid,
     "closed loop": closed,
     "locomotion": locomotion,
     "gaits": two_experts,

@@ -125,8 +125,7 @@ NOISE = {
 # many demonstrations, and all of a few. The three harder tasks keep all labels.
 CLOSED_SEEDS = [11, 12, 13, 14, 15]
 SMALL = "--num-updates 5000 --eval-episodes 500"
-LEFT = "road/left-v0"  # demonstrations of the undisturbed road, recorded anew for each seed
-RECORDING = f"--env-id LaneChange-v0 --expert experts.driving:prefers_left --dataset-id {LEFT}"
+LEFT = "road/left-v0"
 DISTURBED = f"--dataset {LEFT} --expert experts.driving:prefers_left {SMALL}"
 MANY_LABELS = (
     [
@@ -170,6 +169,7 @@ CLOSED = {
         [
             f"dagger --num-rounds 0 {DISTURBED}",
             f"dagger --num-rounds 0 --num-demos 200 {DISTURBED}",
+            f"dagger --num-rounds 0 --num-demos 200 --expert experts.driving:prefers_left {SMALL}",
             f"dagger --episodes-per-round 20 {DISTURBED}",
             f"hg_dagger --episodes-per-round 20 --gate-threshold 1.5 --gate-steps 1 {DISTURBED}",
         ],
@@ -177,6 +177,28 @@ CLOSED = {
     ),
     # Two modes: whose states are labelled and how many modes a policy can hold are two questions.
     "LaneChange-v0": ([f"dagger --episodes-per-round 20 {SMALL}"], CLOSED_SEEDS),
+}
+
+# Ten demonstrations of Humanoid, or as many labels from the starts of fifty; plain and disturbed.
+STARTS = "humanoid/starts-v0"
+NOISY_STARTS = "humanoid/noisy-starts-v0"
+HUMANOID = {
+    "Humanoid-v4": (
+        [
+            *SCRIPTS,
+            *[f"{script} --num-demos 50 --dataset {STARTS}" for script in SCRIPTS],
+            "dart",
+            f"bc_mse --num-demos 50 --dataset {NOISY_STARTS}",
+        ],
+        [4, 5, 6, 8, 9],
+    )
+}
+
+# Data sets that are recorded anew for each seed, with the seeds of a script's demonstrations.
+RECORDINGS = {
+    LEFT: "--env-id LaneChange-v0 --expert experts.driving:prefers_left --episodes 200",
+    STARTS: "--env-id Humanoid-v4 --max-episode-steps 200 --episodes 55",
+    NOISY_STARTS: "--env-id Humanoid-v4 --max-episode-steps 200 --episodes 55 --noise 0.06",
 }
 
 # Ten actions a second, not one in two seconds: is the mean of two modes still a mistake?
@@ -202,6 +224,7 @@ GRIDS = {
     "noise": NOISE,
     "closed": CLOSED,
     "rates": RATES,
+    "humanoid": HUMANOID,
     "gaits": GAITS,
 }
 
@@ -285,9 +308,10 @@ def run_in(directory, script, env_id, seed, flags):
     environment = os.environ | {"MINARI_DATASETS_PATH": f"{directory}/datasets"}
     flags = [*flags, "--env-id", env_id, "--seed", str(seed), "--run-dir", f"{directory}/runs"]
     commands = [[f"{script}.py", *flags]]
-    if LEFT in flags:
-        recording = [*RECORDING.split(), "--episodes", "200", "--seed", f"{1_000_000 * seed}"]
-        commands.insert(0, ["-m", "experts.record", *recording])
+    for name in RECORDINGS.keys() & set(flags):
+        recording = [*RECORDINGS[name].split(), "--dataset-id", name]
+        seeds = ["--seed", str(1_000_000 * seed)]
+        commands.insert(0, ["-m", "experts.record", *recording, *seeds])
     for command in commands:
         command = [sys.executable, *command]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
