@@ -8,6 +8,7 @@ lists them with their returns.
 import importlib
 import importlib.util
 import sys
+import warnings
 from pathlib import Path
 
 import gymnasium as gym
@@ -31,7 +32,7 @@ for env_id, kwargs in DRIVING.items():
 
 # Most experts are those of -v4 environments. Gymnasium announces at each start that there is a -v5,
 # and MuJoCo that the -v4 models are written in an older syntax; neither calls for an action here.
-gym.logger.min_level = gym.logger.ERROR
+warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
 if importlib.util.find_spec("mujoco"):
     import mujoco
 

@@ -1,7 +1,10 @@
 """What several files of tests use."""
 
+import gymnasium as gym
 import pytest
 import torch
+
+gym.logger.min_level = gym.logger.ERROR  # many environments here are careless on purpose
 
 
 @pytest.fixture

@@ -196,3 +196,11 @@ def test_loading_never_runs_code(tmp_path, monkeypatch):
     with pytest.raises(SafetensorError, match="header"):
         experts.NeuralExpert(path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_gymnasiums_own_warnings_are_heard_but_not_that_there_is_a_v5():
+    code = "import experts, gymnasium as gym; gym.make('Hopper-v4'); gym.logger.warn('mine')"
+    options = {"capture_output": True, "text": True, "check": True, "cwd": ROOT}
+    done = subprocess.run([sys.executable, "-c", code], **options)
+    assert "WARN: mine" in done.stderr
+    assert "out of date" not in done.stderr
