@@ -1,18 +1,15 @@
-"""The picture of compounding errors: mistakes against the horizon, and error against time.
+"""When policies fall, and how far they are off before: on the expert's states and on their own.
 
     python -m benchmark.compounding              # run what is missing, and draw
     python -m benchmark.compounding --only-draw  # what is there
 
-Each policy plays 50 episodes, and the expert is asked about every state. A mistake is an action
-that is further than half a standard deviation from the expert's (root mean square over the
-dimensions, standard deviations of the expert's actions), and every step after a fall. Beside it
-stands what supervised learning promises: the rate of mistakes on the expert's own states, times the
-horizon T. With errors that do not compound both grow with T; where one mistake leads to the next,
-mistakes grow with T squared (Ross & Bagnell 2010, Theorem 2.1; Ross et al. 2011, Section 2).
+Each policy plays 50 episodes, and the expert is asked about every state. The error is the distance
+of the policy's action from the expert's: root mean square over the dimensions, in standard
+deviations of the expert's actions. Beside it stands the error on states of the expert's episodes,
+which is all that supervised learning sees. The hazard is the share of the episodes still running
+that fall in the next 100 steps.
 
-`python -m benchmark.report` writes the README's table. A slope is fitted to the mean over all
-episodes, at the horizons where there are mistakes, if these are at least MIN_HORIZONS. Its interval
-is a 95% bootstrap over two seeds or more and the episodes of each, if each sample has a slope.
+Draws benchmark/figures/falls.png and errors.png; `python -m benchmark.report` writes the table.
 """
 
 import sys
@@ -30,8 +27,8 @@ from benchmark.run import ROOT, Machines, results_of, run_missing, trained
 
 NUM_EPISODES = 50
 HORIZONS = [10, 20, 50, 100, 200, 500, 1000]
-MIN_HORIZONS = 4  # with mistakes, for a slope
-TOLERANCE = 0.5  # standard deviations
+TOLERANCE = 0.5  # standard deviations, for a mistake
+INTERVALS = [(0, 100), (100, 200), (200, 500), (500, 1000)]
 BIN = 20  # steps over which an error is averaged in time
 SEEDS = [31, 32, 33]
 FEW_EVALUATIONS = "--eval-every 20000 --eval-episodes 25"  # the episodes here are others
@@ -104,7 +101,6 @@ def measure(env_id, row, seed):
     std = np.concatenate([episode.actions for episode in experts]).std(axis=0)
     on_experts = distances(experts, policy.act, std)
     on_own = distances(own, expert, std)
-    rate = float(np.mean(np.concatenate(on_experts) > TOLERANCE))
     made = mistakes(on_own, horizon)
     measured = {
         "env_id": env_id,
@@ -113,13 +109,12 @@ def measure(env_id, row, seed):
         "expert_labels": results["expert_labels"],
         "return_mean": float(np.mean([episode.rewards.sum() for episode in own])),
         "seconds": time.time() - start,
-        "rate_on_expert": rate,
         "mistakes": {str(T): made[:, T - 1].tolist() for T in HORIZONS},  # of each episode
         "error_on_expert": by_time(on_experts, horizon),
         "error_on_own": by_time(on_own, horizon),
     }
-    total = made[:, -1].mean()
-    line = f"{row} on {env_id}, seed {seed}: {total:.2f} mistakes, {rate * horizon:.2f} promised"
+    num_fallen = sum(len(distance) < horizon for distance in on_own)
+    line = f"{row} on {env_id}, seed {seed}: {num_fallen} of {NUM_EPISODES} fall"
     return measured, line
 
 
@@ -128,29 +123,37 @@ def mistakes_of(results):
     return np.array([[result["mistakes"][str(T)] for T in HORIZONS] for result in results]).mT
 
 
-def slope(made):
-    """Of log mistakes against log T, by least squares where there are any; NaN if at too few T."""
-    some = made > 0
-    if some.sum() < MIN_HORIZONS:
-        return np.nan
-    return float(np.polyfit(np.log(np.array(HORIZONS)[some]), np.log(made[some]), 1)[0])
+def fallen(results):
+    """Whether each episode has fallen by each horizon (seeds, episodes, horizons).
 
-
-def slope_interval(made, num_samples=1000):
-    """The middle 95% of the slopes for seeds redrawn, and episodes redrawn within each.
-
-    NaN for a single seed, and where a sample has no slope: those that have one made more mistakes.
+    Then all steps from there to the last horizon are mistakes. By the last horizon itself, an
+    episode has fallen if it made more than ten mistakes after the horizon before.
     """
-    num_seeds, num_episodes, _ = made.shape
-    if num_seeds == 1:
-        return np.nan, np.nan
-    rng = np.random.default_rng(0)
-    slopes = []
-    for _ in range(num_samples):
-        seeds = rng.integers(num_seeds, size=(num_seeds, 1))
-        episodes = rng.integers(num_episodes, size=(num_seeds, num_episodes))
-        slopes.append(slope(made[seeds, episodes].mean(axis=(0, 1))))
-    return np.quantile(slopes, [0.025, 0.975])
+    made = mistakes_of(results)
+    remaining = HORIZONS[-1] - np.array(HORIZONS)
+    has_fallen = made[..., -1:] - made == remaining
+    has_fallen[..., -1] = has_fallen[..., -2] | (made[..., -1] - made[..., -2] > 10)
+    return has_fallen
+
+
+def hazards(results):
+    """For each interval the share of those still running that fall, per 100 steps; NaN for none."""
+    has_fallen = dict(zip([0, *HORIZONS], [0, *fallen(results).sum(axis=(0, 1))], strict=True))
+    num_episodes = mistakes_of(results)[..., 0].size
+    found = []
+    for begin, end in INTERVALS:
+        running = num_episodes - has_fallen[begin]
+        share = (has_fallen[end] - has_fallen[begin]) / running if running else np.nan
+        found.append(1 - (1 - share) ** (100 / (end - begin)))
+    return found
+
+
+def early_errors(results):
+    """Mean error in the first 100 steps of episodes that still run: on the expert's states, own."""
+    num_bins = 100 // BIN
+    keys = ("error_on_expert", "error_on_own")
+    errors = [np.array([result[key][:num_bins] for result in results], dtype=float) for key in keys]
+    return [float(np.nanmean(error)) for error in errors]
 
 
 def label_of(row):
@@ -161,57 +164,46 @@ def label_of(row):
     return f"cloning, {num_demos} demonstration{'s' if num_demos > 1 else ''}"
 
 
-def draw(env_id, above, below):
-    """Mistakes against the horizon, and below it the error on both kinds of states by time."""
-    horizons = np.array(HORIZONS)
-    rows = ROWS[env_id]
-    without = []
-    for row, colour in zip(rows, [*BLUES, ORANGE], strict=True):
+def draw_falls(axis, env_id):
+    """The share of episodes that still run, by time: a line for each policy."""
+    for row, colour in zip(ROWS[env_id], [*BLUES, ORANGE], strict=True):
         results = results_of(env_id, row, SEEDS)
-        if not results:
-            continue
-        promised = np.mean([result["rate_on_expert"] for result in results]) * horizons
-        above.plot(horizons, promised, "--", color=colour, linewidth=1)
-        made = mistakes_of(results).mean(axis=1)
-        made[made == 0] = np.nan  # has no logarithm
-        above.plot(horizons, made.T, "-", color=colour, linewidth=1, alpha=0.6)
-        mean = mistakes_of(results).mean(axis=(0, 1))
-        if not mean.any():
-            without.append(label_of(row))
-        mean[mean == 0] = np.nan
-        above.plot(horizons, mean, "o", color=colour, markersize=5, label=label_of(row))
-        if row in (rows[1], rows[-1]):
-            begins = np.arange(len(results[0]["error_on_own"])) * BIN
-            for key, style in (("error_on_own", "-"), ("error_on_expert", "--")):
-                errors = np.array([result[key] for result in results], dtype=float)
-                below.plot(begins, errors.mean(axis=0), style, color=colour)
-    ends = np.array([20, 200])
-    for power in (1, 2):
-        guide = 0.02 * (ends / ends[0]) ** power
-        above.plot(ends, guide, ":", color="black", linewidth=1.2)
-        above.annotate(f" slope {power}", (ends[1], guide[1]), fontsize=8, va="center")
-    if without:
-        names = "\n".join(without)
-        above.text(12, 1200, f"without a mistake:\n{names}", fontsize=8, va="top")
-    above.set(xscale="log", yscale="log", ylim=(1e-2, 1500), title=env_id, xlabel="horizon T")
-    below.set(yscale="log", xlabel="time step")
-    for axis in (above, below):
-        axis.spines[["top", "right"]].set_visible(False)
+        if results:
+            running = 1 - fallen(results).mean(axis=(0, 1))
+            steps = [0, *HORIZONS]
+            axis.plot(steps, [1, *running], "o-", color=colour, markersize=4, label=label_of(row))
+    axis.set(title=env_id, xlabel="time step", ylim=(-0.03, 1.05))
+
+
+def draw_errors(axis, env_id):
+    """The error of clones of four demonstrations and of DAgger, by time."""
+    rows = ROWS[env_id]
+    for row, colour in ((rows[1], BLUES[1]), (rows[-1], ORANGE)):
+        results = results_of(env_id, row, SEEDS)
+        for key, style, states in (("own", "-", "its own"), ("expert", "--", "the expert's")):
+            errors = np.array([result[f"error_on_{key}"] for result in results], dtype=float)
+            begins = np.arange(errors.shape[1]) * BIN
+            label = f"{label_of(row)}, {states} states"
+            axis.plot(begins, errors.mean(axis=0), style, color=colour, label=label)
+    axis.set(title=env_id, xlabel="time step", yscale="log")
 
 
 def main(args):
     cells = [(env_id, row, seed) for seed in SEEDS for env_id in ROWS for row in ROWS[env_id]]
     failed = [] if args.only_draw else run_missing(cells, args, measure)
 
-    size = (4.2 * len(ROWS), 6.8)
-    figure, axes = plt.subplots(2, len(ROWS), figsize=size, layout="constrained")
-    for env_id, (above, below) in zip(ROWS, axes.T, strict=True):
-        draw(env_id, above, below)
-    axes[0, 0].set_ylabel("mistakes up to step T (points: mean,\nlines: seeds, dashed: promised)")
-    axes[1, 0].set_ylabel("error on own states, in std\n(dashed: on the expert's states)")
-    entries = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*entries, loc="outside lower center", ncols=len(BLUES) + 1, frameon=False)
-    figure.savefig(ROOT / "benchmark" / "figures" / "compounding.png", dpi=120)
+    pictures = [("falls", draw_falls, "share of episodes that still run", 3)]
+    pictures.append(("errors", draw_errors, "distance from the expert, in std", 2))
+    for name, draw, what, num_columns in pictures:
+        figure, axes = plt.subplots(1, len(ROWS), figsize=(10, 4), layout="constrained")
+        for axis, env_id in zip(axes, ROWS, strict=True):
+            draw(axis, env_id)
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[0].set_ylabel(what)
+        entries = axes[0].get_legend_handles_labels()
+        figure.legend(*entries, loc="outside lower center", ncols=num_columns, frameon=False)
+        figure.savefig(ROOT / "benchmark" / "figures" / f"{name}.png", dpi=120)
+        plt.close(figure)
     sys.exit(len(failed) > 0)
 
 

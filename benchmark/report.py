@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from benchmark import compounding, finetune, held_out, labels, steps
+from benchmark import compounding, finetune, labels, steps
 from benchmark.chain import exact
 from benchmark.gaits import OVERLAP
 from benchmark.run import (
@@ -37,22 +37,19 @@ from benchmark.run import (
     SCRIPTS,
     SMALL,
     STARTS,
+    UNEVEN,
     is_old,
     results_of,
     with_demos,
 )
 from benchmark.scores import (
-    bootstrap,
     demonstrated_share,
-    even,
-    interquartile_mean,
     mode_entropy,
     normalised,
 )
 
 DOCUMENTS = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md")])
 NUM_MODES = {"LaneChange-v0": 2, "Slalom-v0": 8}
-AGGREGATES = ["mean", "interquartile mean (95% interval)", "runs"]
 RATE_IDS = ["LaneChange-v0", "LaneChange10Hz-v0"]
 
 
@@ -116,13 +113,6 @@ def offline():
     return table([*header, "modes", "labels", "n"], lines)
 
 
-def aggregated(tasks):
-    """The cells of AGGREGATES, for the normalised returns of the runs of each task."""
-    score, low, high = bootstrap(tasks)
-    mean = even(tasks).mean()
-    return f"{mean:.3f} | {score:.3f} ({low:.3f} to {high:.3f}) | {sum(map(len, tasks))}"
-
-
 def demonstration_scores(env_id, script, num_demos):
     """Normalised returns of the seeds that were run, or an empty array."""
     _, seeds = DEMONSTRATIONS[env_id]
@@ -130,39 +120,41 @@ def demonstration_scores(env_id, script, num_demos):
 
 
 def demonstrations():
-    """Five tasks by the number of demonstrations, and their interquartile mean."""
+    """Five tasks by the number of demonstrations, and the mean of the tasks."""
     lines = []
     for script in SCRIPTS:
         for num_demos in NUM_DEMOS:
             tasks = [demonstration_scores(env_id, script, num_demos) for env_id in LOCOMOTION]
             if not all(map(len, tasks)):
                 continue
-            cells = [*map(ranged, tasks), aggregated(tasks)]
+            mean = np.mean([task.mean() for task in tasks])
+            cells = [*map(ranged, tasks), f"{mean:.3f}", str(min(map(len, tasks)))]
             lines.append(f"| `{script}.py` | {num_demos} | {' | '.join(cells)} |")
     tasks = [f"`{env_id}`" for env_id in LOCOMOTION]
-    return table(["script", "demonstrations", *tasks, *AGGREGATES], lines)
+    return table(["script", "demonstrations", *tasks, "mean", "n"], lines)
 
 
 def mass():
     """How often each script passes on the left, beside the demonstrations it was given."""
     lines = []
-    for env_id, (rows, seeds) in MODES.items():
+    for env_id, (rows, seeds) in [*MODES.items(), *UNEVEN.items()]:
         for row in rows:
             results = results_of(env_id, row, seeds)
             if not results:
                 continue
+            expert = results[0]["args"]["expert"]
             lefts = [r["modes"].get("L", 0) / sum(r["modes"].values()) for r in results]
-            demos = [demonstrated_share("L", env_id, r["seed"], 200) for r in results]
-            gaps = np.abs(np.array(lefts) - np.array(demos))
+            demos = [demonstrated_share("L", env_id, r["seed"], 200, expert) for r in results]
+            gaps = np.array(lefts) - np.array(demos)
             successes = [r["success_rate"] for r in results]
             lines.append(
                 f"| `{short(row)}` | {np.mean(successes):.2%} ({min(successes):.1%}) "
                 f"| {np.mean(lefts):.1%} ({min(lefts):.1%} to {max(lefts):.1%}) "
                 f"| {np.mean(demos):.1%} ({min(demos):.1%} to {max(demos):.1%}) "
-                f"| {gaps.mean():.3f} | {gaps.max():.3f} | {len(results)} |"
+                f"| {gaps.mean():+.3f} | {np.abs(gaps).max():.3f} | {len(results)} |"
             )
     header = ["script", "success (worst seed)", "left (range of seeds)", "left in demonstrations"]
-    return table([*header, "mean gap", "largest gap", "n"], lines)
+    return table([*header, "mean difference", "largest", "n"], lines)
 
 
 def roads():
@@ -242,18 +234,13 @@ def closed():
             success = ""
             if "success_rate" in results[0]:
                 success = f"{mean_of(results, 'success_rate'):.1%}"
-            shares = ""
-            if "expert_share" in results[0]["rounds"][-1]:  # of the old scripts
-                rounds = [[line["expert_share"] for line in r["rounds"][1:]] for r in results]
-                shares = np.mean(rounds, axis=0)
-                shares = ", ".join(f"{share:.1%}" for share in shares[[0, 1, 2, 4, -1]])
             lines.append(
                 f"| `{env_id}` | `{short(results[0]['row'])}` "
                 f"| {mean_of(results, 'expert_labels'):,.0f} "
-                f"| {ranged(scores)} | {success} | {shares} | {len(results)} |"
+                f"| {ranged(scores)} | {success} | {len(results)} |"
             )
     header = ["environment", "command", "labels", "normalised (worst to best seed)", "success"]
-    return table([*header, "expert's share of steps in rounds 1, 2, 3, 5, last", "n"], lines)
+    return table([*header, "n"], lines)
 
 
 def bought():
@@ -332,38 +319,27 @@ def rates():
     return table([*header, "success, ten a second", "entropy of modes", "n"], lines)
 
 
-def slope_of(made):
-    """The power of T with which mistakes (seeds, episodes, horizons) grow, and its interval."""
-    if not made.any():
-        return "no mistakes"
-    slope = compounding.slope(made.mean(axis=(0, 1)))
-    if np.isnan(slope):
-        return "too few horizons"
-    low, high = compounding.slope_interval(made)
-    if np.isnan(low):
-        return f"{slope:z.1f}"
-    return f"{slope:z.1f} ({low:z.1f} to {high:z.1f})"  # z: never -0.0
-
-
 def compounded():
-    """Mistakes that the error on the expert's states promises, and those that are made."""
+    """Falls by time, and errors on the expert's states and on the policy's own before a fall."""
     lines = []
     for env_id, rows in compounding.ROWS.items():
         for row in rows:
             results = results_of(env_id, row, compounding.SEEDS)
             if not results:
                 continue
-            made = compounding.mistakes_of(results)
-            scores = scores_of(env_id, results)
-            promised = compounding.HORIZONS[-1] * mean_of(results, "rate_on_expert")
-            totals = made[..., -1].mean(axis=1)
+            on_expert, on_own = compounding.early_errors(results)
+            has_fallen = compounding.fallen(results)[..., -1]
+            shares = ["" if np.isnan(x) else f"{x:.1%}" for x in compounding.hazards(results)]
             lines.append(
                 f"| `{env_id}` | {compounding.label_of(row)} "
-                f"| {mean_of(results, 'expert_labels'):,.0f} | {scores.mean():.3f} "
-                f"| {promised:.2f} | {ranged(totals, '.2f')} | {slope_of(made)} | {len(results)} |"
+                f"| {mean_of(results, 'expert_labels'):,.0f} "
+                f"| {scores_of(env_id, results).mean():.3f} | {on_expert:.3f} | {on_own:.3f} "
+                f"| {has_fallen.sum()} of {has_fallen.size} | {' | '.join(shares)} |"
             )
-    header = ["environment", "policy", "labels", "normalised", "mistakes promised"]
-    return table([*header, "mistakes made (range of seeds)", "slope (95% interval)", "n"], lines)
+    header = ["environment", "policy", "labels", "normalised", "error on the expert's states"]
+    header += ["on its own", "falls"]
+    header += [f"steps {begin} to {end}" for begin, end in compounding.INTERVALS]
+    return table(header, lines)
 
 
 def of_both_experts(env_id, script):
@@ -410,28 +386,6 @@ def inference_steps():
     return table(["steps", *map(str, steps.NUM_STEPS), "n"], lines)
 
 
-def held_out_losses():
-    """How well the held-out loss ranks the policies of a run, and the return of its choice."""
-    lines = []
-    for script in SCRIPTS:
-        losses, returns = held_out.curves_of(script)
-        if not len(losses):
-            continue
-        cells = []
-        half = losses.shape[1] // 2
-        for begin in (0, half):
-            pairs = zip(losses[:, begin:], returns[:, begin:], strict=True)
-            found = [held_out.rank_correlation(loss, score) for loss, score in pairs]
-            cells.append(ranged(found, ".2f"))
-        of_lowest_loss = returns[np.arange(len(returns)), losses.argmin(axis=1)]
-        for scores in (of_lowest_loss, returns[:, -1], returns.max(axis=1)):
-            cells.append(f"{scores.mean():.3f}")
-        lines.append(f"| `{script}.py` | {' | '.join(cells)} | {len(losses)} |")
-    header = ["script", "rank correlation of loss and return", "in the second half"]
-    header += ["return of the policy with the lowest loss", "of the last", "of the best", "n"]
-    return table(header, lines)
-
-
 def tuned():
     """PPO from a clone and from scratch: returns at the start, at the lowest, and at the end."""
     lines = []
@@ -458,43 +412,15 @@ def success(env_id, script):
     return f"{mean_of(results_of(env_id, f'{script} {ROAD}', seeds), 'success_rate'):.1%}"
 
 
-def closed_results(env_id, script, is_cloning=False, is_scattered=False):
-    """Of a script's last row on this task, with rounds or (`is_cloning`) without.
-
-    `is_scattered`: of those with a part of the labels of many demonstrations, where there are any.
-    """
-    rows, seeds = CLOSED[env_id]
-    rows = [row for row in rows if row.split()[0] == script]
-    rows = [row for row in rows if ("--num-rounds 0" in row) == is_cloning]
-    if is_scattered:
-        rows = [row for row in rows if "--label-share" in row] or rows
-    return results_of(env_id, rows[-1], seeds)
-
-
-def locomotion():
-    """Five tasks together: cloning with about as many labels as DAgger or more, and the DAggers."""
-    compared = [  # name, script, is_cloning, is_scattered
-        ("cloning, all labels of its demonstrations", "dagger", True, False),
-        ("cloning, scattered labels on Hopper and Walker2d", "dagger", True, True),
-        ("DAgger", "dagger", False, False),
-        ("HG-DAgger", "hg_dagger", False, False),
-    ]
-    lines = []
-    for name, *which in compared:
-        tasks = []
-        for env_id in LOCOMOTION:
-            tasks.append(scores_of(env_id, closed_results(env_id, *which)))
-        lines.append(f"| {name} | {aggregated(tasks)} |")
-    return table(["policy", *AGGREGATES], lines)
-
-
-def closed_loop(env_id, script, is_cloning=False):
-    """Score and labels of a script on this task."""
-    results = closed_results(env_id, script, is_cloning)
-    if not results:
-        return f"{env_id} not measured"
-    score = scores_of(env_id, results).mean()
-    return f"{env_id} {score:.3f} with {mean_of(results, 'expert_labels'):,.0f} labels"
+def by_ten_episodes(method):
+    """Score and labels on each task, after ten episodes of the expert's time."""
+    cells = []
+    for env_id in LOCOMOTION:
+        found = labels.measured(env_id, method)
+        for num_episodes, num_labels, returns in zip(*found, strict=True) if found else ():
+            if num_episodes == 10:
+                cells.append(f"{env_id} {returns.mean():.3f} ({num_labels.mean():,.0f})")
+    return "; ".join(cells) or "not run"
 
 
 def claims():
@@ -504,27 +430,20 @@ def claims():
     slalom = ", ".join(success("Slalom-v0", script) for script in expressive)
     gaussian_mean = success("LaneChange-v0", "bc_gaussian")
     gaussian_draws = success("LaneChange-v0", "bc_gaussian --stochastic")
-    robots = ["Hopper-v4", "Walker2d-v4", "Humanoid-v4"]
-    gated = [*robots, "LaneChangeDisturbed-v0"]
-    cloning = "; ".join(closed_loop(env_id, "dagger", is_cloning=True) for env_id in robots)
-    dagger = "; ".join(closed_loop(env_id, "dagger") for env_id in robots)
-    hg_dagger = "; ".join(closed_loop(env_id, "hg_dagger") for env_id in gated)
     speed = json.loads((RESULTS / "speed.json").read_text())
     times = ", ".join(f"{speed[script]['action_to_mse_1']:.1f}" for script in expressive)
     rounding = json.loads((RESULTS / "prices.json").read_text())["bc_autoregressive"]
     chain = ", ".join(f"{exact(0.001, T):.3g} in {T:,}" for T in (10, 100, 1000))
-    humanoid = []
+    errors = []
     for row in compounding.ROWS["Humanoid-v4"]:
         results = results_of("Humanoid-v4", row, compounding.SEEDS)
-        if results:
-            promised = compounding.HORIZONS[-1] * mean_of(results, "rate_on_expert")
-            made = compounding.mistakes_of(results)[..., -1].mean()
-            humanoid.append(f"{promised:.1f} and {made:.1f} ({compounding.label_of(row)})")
+        on_expert, on_own = compounding.early_errors(results)
+        errors.append(f"{on_expert:.2f} and {on_own:.2f} ({compounding.label_of(row)})")
     by_demos = []
     for num_demos in NUM_DEMOS:
         tasks = [demonstration_scores(env_id, "bc_mse", num_demos) for env_id in LOCOMOTION]
         hardest = demonstration_scores("Humanoid-v4", "bc_mse", num_demos).mean()
-        score = interquartile_mean(even(tasks))
+        score = np.mean([task.mean() for task in tasks])
         by_demos.append(f"{score:.2f} and {hardest:.2f} with {num_demos}")
     gaits = []
     for env_id, overlap in json.loads(OVERLAP.read_text()).items():
@@ -568,29 +487,36 @@ def claims():
             f"one error in 1,000 steps: mistakes {chain} steps; with recovery 0.01, 0.1 and 1",
         ),
         (
-            "The error on the expert's states does not say how many mistakes will be made",
+            "A clone errs more on its own states than on the expert's, from which it learns",
             "`benchmark/compounding.py`",
-            f"mistakes promised and made in 1,000 steps of Humanoid-v4: {', '.join(humanoid)}",
+            "distance from the expert in the first 100 steps of Humanoid-v4, on its states and on "
+            f"the policy's own: {', '.join(errors)}",
         ),
         (
             "A policy's errors lead to states that its demonstrations do not cover",
-            "`dagger.py --num-rounds 0`",
-            cloning,
+            "`bc_mse.py`",
+            f"with ten demonstrations (labels): {by_ten_episodes('cloning')}",
         ),
         (
             "More demonstrations help; how many it takes depends on the task",
             "`bc_mse.py`",
-            f"interquartile mean of five tasks, and Humanoid-v4: {', '.join(by_demos)}",
+            f"mean of five tasks, and Humanoid-v4: {', '.join(by_demos)}",
         ),
         (
             "DAgger fixes this with labels on the states that the policy visits",
             "`dagger.py`",
-            dagger,
+            f"after ten episodes: {by_ten_episodes('DAgger')}",
         ),
         (
             "HG-DAgger needs fewer: a person labels only where they take over",
             "`hg_dagger.py`",
-            f"a rule in the person's place, five networks: {hg_dagger}",
+            "after ten episodes, a rule in the person's place, one network: "
+            f"{by_ten_episodes('HG-DAgger, one network')}",
+        ),
+        (
+            "Beyond the notes: a disturbed expert shows how to recover, and nobody labels anything",
+            "`dart.py`",
+            f"after ten episodes: {by_ten_episodes('DART')}",
         ),
         (
             "Beyond the notes: flow matching holds several modes too",
@@ -623,7 +549,6 @@ TABLES = {
     "demonstrations": demonstrations,
     "compounding": compounded,
     "steps": inference_steps,
-    "held-out": held_out_losses,
     "prices": prices,
     "floors": floors,
     "phases": phases,
@@ -631,7 +556,6 @@ TABLES = {
     "noise": noises,
     "humanoid": humanoid,
     "closed loop": closed,
-    "locomotion": locomotion,
     "gaits": two_experts,
     "finetune": tuned,
     "claims": claims,

@@ -44,34 +44,8 @@ def mode_entropy(modes, num_modes):
 
 
 @functools.cache
-def demonstrated_share(mode, env_id, seed, num_demos):
+def demonstrated_share(mode, env_id, seed, num_demos, expert=None):
     """The share of the demonstrations of a run with this seed that have the mode."""
-    args = bc_autoregressive.Args(env_id=env_id, seed=seed, num_demos=num_demos)
+    args = bc_autoregressive.Args(env_id=env_id, seed=seed, num_demos=num_demos, expert=expert)
     demos, _ = bc_autoregressive.collect_demonstrations(args)
     return float(np.mean([demo.info["mode"] == mode for demo in demos]))
-
-
-def interquartile_mean(scores):
-    """Mean of the middle half of the scores (..., N): a quarter is left out at either end."""
-    cut = scores.shape[-1] // 4
-    return np.sort(scores)[..., cut : scores.shape[-1] - cut].mean(-1)
-
-
-def even(tasks):
-    """Scores (..., n) of each task, n of its own, as one array; all tasks weigh the same."""
-    most = math.lcm(*(task.shape[-1] for task in tasks))
-    return np.concatenate(
-        [np.repeat(task, most // task.shape[-1], axis=-1) for task in tasks], axis=-1
-    )
-
-
-def bootstrap(tasks, num_samples=10_000):
-    """Interquartile mean over tasks and its 95% interval, from seeds redrawn within each task.
-
-    Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", 2021
-    (https://arxiv.org/abs/2108.13264).
-    """
-    rng = np.random.default_rng(0)
-    drawn = even([rng.choice(task, (num_samples, len(task))) for task in tasks])
-    low, high = np.quantile(interquartile_mean(drawn), [0.025, 0.975])
-    return interquartile_mean(even(tasks)), low, high

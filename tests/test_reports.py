@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch.utils.tensorboard import SummaryWriter
 
 import bc_gaussian
 import bc_mog
-from benchmark import chain, compounding, finetune, gaits, held_out, report, run, scores
+from benchmark import chain, compounding, finetune, gaits, labels, report, run, scores
 from experts import table
 from experts.driving import DrivingExpert
 
@@ -64,18 +63,6 @@ def test_a_chain_without_recovery_makes_mistakes_with_the_square_of_the_horizon(
     for recovers, expected in ((False, chain.exact(0.01, 50)), (True, 0.01 * 50)):
         mistakes = chain.simulate(0.01, 50, recovers, rng)
         assert mistakes.mean() == pytest.approx(expected, rel=0.05)
-
-
-def test_interquartile_mean_over_tasks_of_the_same_weight_and_its_interval():
-    values = np.array([[100.0, 1.0, 2.0, -50.0], [0.0, 0.0, 4.0, 4.0]])
-    np.testing.assert_allclose(scores.interquartile_mean(values), [1.5, 2.0])
-    values = scores.even([np.array([0.0, 1.0]), np.array([5.0, 6.0, 7.0])])
-    assert sorted(values) == [0, 0, 0, 1, 1, 1, 5, 5, 6, 6, 7, 7]
-    narrow = scores.bootstrap([np.linspace(0.9, 1.0, 5), np.linspace(0.4, 0.5, 5)])
-    wide = scores.bootstrap([np.linspace(0.5, 1.4, 5), np.linspace(0.0, 0.9, 5)])
-    for score, low, high in (narrow, wide):
-        assert low < score < high
-    assert wide[2] - wide[1] > 3 * (narrow[2] - narrow[1])
 
 
 def test_the_normalised_scale_and_the_modes():
@@ -131,38 +118,27 @@ def test_a_mistake_is_an_action_far_from_the_experts_or_a_step_after_a_fall():
     assert compounding.by_time([np.ones(compounding.BIN), long], 60) == [2.0, 5.0, None]
 
 
-def test_cloning_is_compared_on_whole_demonstrations_and_on_scattered_labels(monkeypatch):
-    monkeypatch.setattr(report, "results_of", lambda env_id, row, seeds: row)
-    expected = [("Hopper-v4", "3", "30 --label-share 0.1"), ("Ant-v4", "40", "40")]
-    for env_id, whole, scattered in expected:
-        for is_scattered, num_demos in ((False, whole), (True, scattered)):
-            row = report.closed_results(env_id, "dagger", True, is_scattered)
-            assert row == f"dagger --num-rounds 0 --num-demos {num_demos}"
-    assert report.closed_results("Hopper-v4", "dagger").startswith("dagger --num-rounds 10 ")
+def test_labels_are_counted_from_where_the_return_stays_enough(monkeypatch):
+    counts = np.array([[10, 20], [30, 50], [70, 90]])
+    for means, expected in (([0.96, 0.9, 0.97], 80), ([0.9, 0.96, 0.97], 40), ([1, 1, 0.9], None)):
+        returns = np.array(means)[:, None] + [-0.02, 0.02]
+        assert labels.labels_until_enough(counts, returns) == expected
 
 
-def test_the_slope_is_the_power_of_the_horizon_and_its_interval_follows_the_seeds():
-    horizons = np.array(compounding.HORIZONS)
-    results = [{"mistakes": {str(T): [1e-3 * T**power] for T in horizons}} for power in (1, 2)]
-    of_seeds = compounding.mistakes_of(results)
-    assert of_seeds.shape == (2, 1, len(horizons))
-    for power, made in zip((1, 2), of_seeds, strict=True):
-        assert compounding.slope(made[0]) == pytest.approx(power)
-        np.testing.assert_allclose(compounding.slope_interval(np.stack([made, made])), power)
-    np.testing.assert_allclose(compounding.slope_interval(of_seeds), [1, 2])
-    of_episodes = of_seeds.swapaxes(0, 1).repeat(2, axis=0)  # two seeds that are the same
-    np.testing.assert_allclose(compounding.slope_interval(of_episodes), [1, 2])
-
-
-def test_a_slope_needs_four_horizons_with_mistakes_and_its_interval_needs_them_in_each_sample():
-    late, earlier = (np.where(np.arange(7) < n, 0.0, 1.0) for n in (4, 3))
-    made = np.stack([late, earlier])[:, None]  # some samples are all of the first seed
-    assert np.isnan(compounding.slope_interval(made)).all()
-    assert report.slope_of(np.zeros((2, 1, 7))) == "no mistakes"
-    assert report.slope_of(made[:1]) == "too few horizons"
-    assert report.slope_of(made) == "0.3"
-    assert report.slope_of(made[1:]) == "0.0"  # of a single seed
-    assert report.slope_of(made[1:].repeat(2, axis=0)) == "0.0 (0.0 to 0.0)"
+def test_falls_are_counted_by_time_among_those_that_still_run():
+    results = []
+    for falls in ([50, 150], [700, 999]):  # the last one errs twice at first, and in the last step
+        made = {}
+        for T in compounding.HORIZONS:
+            made[str(T)] = [max(0, T - step) + 2 * (step == 999) for step in falls]
+        errors = {"error_on_expert": [1.0] * 5 + [9.0], "error_on_own": [3.0] * 3 + [None] * 3}
+        results.append({"mistakes": made} | errors)
+    fallen = compounding.fallen(results)
+    assert fallen.shape == (2, 2, 7)
+    assert fallen.sum(axis=(0, 1)).tolist() == [0, 0, 1, 1, 2, 2, 3]
+    expected = [1 / 4, 1 / 3, 0, 1 - (1 / 2) ** (1 / 5)]
+    assert compounding.hazards(results) == pytest.approx(expected)
+    assert compounding.early_errors(results) == [1.0, 3.0]
 
 
 @pytest.mark.parametrize("name, env_id", [("reacher", "Reacher-v4"), ("swimmer", "Swimmer-v4")])
@@ -244,15 +220,3 @@ def test_ppo_begins_with_the_clones_actions_and_trains_only_the_critic_at_first(
     assert torch.equal(deviations[2], deviations[0])
     assert not torch.equal(deviations[3], deviations[2])
     assert not torch.equal(values[1], values[0])
-
-
-def test_held_out_losses_and_returns_are_paired_by_update_and_their_ranks_compared(tmp_path):
-    with SummaryWriter(tmp_path) as writer:
-        for update in (500, 1000, 1500, 2000):
-            writer.add_scalar("loss/held_out", update / 1000, update)
-            writer.add_scalar("loss/train", -1, update)
-        writer.add_scalar("eval/return", 30, 1000)
-        writer.add_scalar("eval/return", 70, 2000)
-    assert held_out.read_curve(tmp_path) == [[1000, 1.0, 30.0], [2000, 2.0, 70.0]]
-    assert held_out.rank_correlation([0.1, -3, 7, 2], [20, 10, 90, 30]) == pytest.approx(1)
-    assert held_out.rank_correlation([1, 2, 3, 4], [10, 30, 20, 40]) == pytest.approx(0.8)
