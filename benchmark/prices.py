@@ -1,52 +1,45 @@
-"""What holding several modes costs in parameters, held-out likelihood and quantisation.
+"""What holding several modes costs in parameters and in rounding to bins.
 
     python -m benchmark.prices
 
-Trains the scripts that have a density on Hopper-v4, all else default, and writes
-benchmark/results/prices.json, from which `python -m benchmark.report` makes the README's table. The
-held-out negative log-likelihood is that of five expert episodes which no run has seen, in nats, of
-a density over actions in the environment's units; beside it stands the lowest that Gaussians can
-have, with no error and the least width that `--min-std` leaves. The quantisation error is the
-distance from a demonstrated action to the nearest centres (root mean square). `benchmark.speed`
-measures the time.
+Writes benchmark/results/prices.json, from which `python -m benchmark.report` makes a table. The
+rounding is the distance from a demonstrated action to the nearest centres of bins (root mean
+square), over ten demonstrations of Hopper-v4. `benchmark.speed` measures the time.
 """
 
 import importlib
 import json
 
-import torch
-
-from benchmark.run import RESULTS, SCRIPTS, trained
-from experts import load_expert
+import bc_autoregressive
+from benchmark.run import RESULTS, SCRIPTS
 
 ENV_ID = "Hopper-v4"
 SEED = 4
-HELD_OUT_SEED = 900_000_000
 
 
-def price(script):
+def num_parameters(script):
     module = importlib.import_module(script)
     args = module.Args(env_id=ENV_ID)
-    envs = module.make_envs(args, 5)
-    policy = module.Policy(envs[0].observation_space, envs[0].action_space, args)
-    episodes = module.rollout(envs, load_expert(ENV_ID), 5, seed=HELD_OUT_SEED)
-    found = {"num_parameters": sum(p.numel() for p in policy.parameters())}
-    if hasattr(policy, "log_prob"):
-        policy, _ = trained(script, ENV_ID, SEED)
-        obs, actions = module.to_tensors(episodes, "cpu")
-        with torch.no_grad():
-            found["held_out_nll"] = -policy.log_prob(obs, actions).mean().item()
-        if hasattr(args, "min_std"):
-            least = torch.distributions.Normal(0, args.min_std * policy.action_std)
-            found["lowest_nll"] = -least.log_prob(torch.zeros(())).sum().item()
-        if hasattr(policy, "centres"):
-            errors = (actions[..., None] - policy.centres).abs().amin(-1)
-            found["quantization_error"] = errors.square().sum(-1).mean().sqrt().item()
-    return found
+    (env,) = module.make_envs(args, 1)
+    policy = module.Policy(env.observation_space, env.action_space, args)
+    return sum(parameter.numel() for parameter in policy.parameters())
+
+
+def distance_to_bins():
+    args = bc_autoregressive.Args(env_id=ENV_ID, seed=SEED)
+    (env,) = bc_autoregressive.make_envs(args, 1)
+    policy = bc_autoregressive.Policy(env.observation_space, env.action_space, args)
+    demos, _ = bc_autoregressive.collect_demonstrations(args)
+    obs, actions = bc_autoregressive.to_tensors(demos, "cpu")
+    policy.set_statistics(obs, actions)
+    errors = (actions[..., None] - policy.centres).abs().amin(-1)
+    return errors.square().sum(-1).mean().sqrt().item()
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    prices = {script: price(script) for script in SCRIPTS}
+    prices = {
+        "num_parameters": {script: num_parameters(script) for script in SCRIPTS},
+        "distance_to_bins": distance_to_bins(),
+    }
     (RESULTS / "prices.json").write_text(json.dumps(prices, indent=2) + "\n")
     print(json.dumps(prices, indent=2))
