@@ -1,5 +1,6 @@
 """The grid of the benchmark: what is missing, what is kept, and a Ray cluster of two nodes."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import bc_mog
-from benchmark import run
+from benchmark import compounding, finetune, run, steps
 
 SMALL = "--num-demos 2 --num-envs 2 --num-updates 300 --eval-episodes 2 --hidden-dim 16"
 DISTURBED = f"dagger --num-rounds 0 {run.DISTURBED} {SMALL} --num-demos 200"
@@ -43,6 +44,18 @@ print(json.dumps(failed))
 """
 
 
+def all_cells():
+    """Of all grids, and of the studies that run on their own."""
+    for grid in run.GRIDS.values():
+        for env_id, (rows, seeds) in grid.items():
+            yield from itertools.product([env_id], rows, seeds)
+    for env_id, rows in compounding.ROWS.items():
+        yield from itertools.product([env_id], rows, compounding.SEEDS)
+    yield from itertools.product(finetune.ENV_IDS, finetune.ROWS, finetune.SEEDS)
+    rows = [f"steps {script}" for script in steps.SCRIPTS]
+    yield from itertools.product([steps.ENV_ID], rows, steps.SEEDS)
+
+
 def test_what_is_missing_depends_on_the_flags_and_on_the_results(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "RESULTS", tmp_path)
     for grid, environments in run.GRIDS.items():
@@ -64,6 +77,13 @@ def test_what_is_missing_depends_on_the_flags_and_on_the_results(tmp_path, monke
     assert rows == ["bc_mse", "bc_mse --num-demos 25"]
     seeds = [seed for _, _, seed in run.missing_cells(run.Args(grid="demonstrations"))]
     assert seeds == sorted(seeds)  # a grid that is stopped has whole columns of few seeds
+
+
+def test_every_result_belongs_to_a_grid_or_to_a_study():
+    cells = list(all_cells())
+    known = {run.path_of(*cell) for cell in cells}
+    known |= {run.path_of(env_id, run.with_old_flags(row), seed) for env_id, row, seed in cells}
+    assert set(run.RESULTS.glob("*__*.json")) <= known
 
 
 def test_a_row_has_the_results_of_its_old_flags_until_it_has_its_own(tmp_path, monkeypatch):
