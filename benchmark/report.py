@@ -381,21 +381,24 @@ def inference_steps():
 
 
 def tuned():
-    """PPO from a clone and from scratch: returns at the start, at the lowest, and at the end."""
+    """PPO from a clone and from scratch: returns at the start, lowest, highest, and at the end."""
     lines = []
     for env_id in finetune.ENV_IDS:
         for row, (label, _) in finetune.ROWS.items():
-            _, curves, explored = finetune.curves_of(env_id, row)
+            num_steps, curves, explored = finetune.curves_of(env_id, row)
             if not len(curves):
                 continue
             lowest = curves.min(axis=1)
+            means = curves.mean(axis=0)
+            best = means.argmax()
             last = curves[:, -1]
             lines.append(
                 f"| `{env_id}` | {label} | {curves[:, 0].mean():.3f} | {lowest.mean():.3f} "
-                f"| {ranged(last)} "
+                f"| {means[best]:.3f} at {num_steps[best]:,.0f} | {ranged(last)} "
                 f"| {explored[:, 1].mean():.3f} | {explored[:, -1].mean():.3f} | {len(curves)} |"
             )
     header = ["environment", "PPO starts", "return at the start", "lowest"]
+    header.append("highest mean, at steps")
     header += ["at the end (worst to best seed)", "with exploration, first", "last", "n"]
     return table(header, lines)
 
@@ -525,7 +528,7 @@ def claims():
             f"squared loss, and the share of the variance of actions: {', '.join(gaits)}",
         ),
         (
-            "A good clone is a head start for reinforcement learning; it does not improve here",
+            "A good clone is a head start for reinforcement learning; its gains do not last here",
             "`benchmark/finetune.py`",
             f"return at the start and after {finetune.NUM_STEPS:,} steps of PPO: "
             f"{', '.join(from_clones)}",
