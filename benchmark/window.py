@@ -3,7 +3,7 @@
     python -m benchmark.window
 
 Writes benchmark/figures/window.png, the window in six states, and window.mp4, the first round. The
-run is `hg_dagger.py --gate human` on LaneChange-v0, which learns from one demonstration at first.
+run is that of docs/keyboard.md, in little: the novice has learned from one demonstration.
 """
 
 import os
@@ -20,13 +20,14 @@ from experts.driving import import_pygame
 from experts.human import HumanExpert
 
 FIGURES = Path(__file__).parent / "figures"
-FLAGS = ["--env-id", "LaneChange-v0", "--gate", "human", "--num-demos", "1", "--num-rounds", "1"]
-FLAGS += ["--episodes-per-round", "2", "--num-updates", "600", "--eval-episodes", "10"]
+FLAGS = ["--env-id", "LaneChangeDisturbed-v0", "--expert", "experts.driving:prefers_left"]
+FLAGS += ["--gate", "human", "--num-demos", "1", "--num-rounds", "1", "--episodes-per-round", "2"]
+FLAGS += ["--num-updates", "2000", "--eval-episodes", "50"]
 WAITING = 20  # frames in which the script reads what the window says
 DRIVING = {  # in frames of the episodes: the key that goes down and the one that goes up
-    50: ("up", None),
-    110: (None, "up"),
-    150: ("p", None),
+    5: ("up", None),
+    45: (None, "up"),
+    80: ("p", None),
 }
 
 

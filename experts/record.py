@@ -8,8 +8,8 @@ them: demonstrations for any of the scripts. With `--run` it is the episodes tha
 a run of `hg_dagger.py --gate human`; give its --env-id and --max-episode-steps again. Their infos
 hold `by_person` (T + 1,): entry t + 1 says whether the person chose action t, or the novice did.
 
-    python -m experts.record --run runs/LaneChange-v0__hg_dagger__0__1795713267 \\
-        --env-id LaneChange-v0 --dataset-id me-v0
+    python -m experts.record --run runs/LaneChangeDisturbed-v0__hg_dagger__0__1795713267 \\
+        --env-id LaneChangeDisturbed-v0 --dataset-id me-v0
 
 Minari keeps it in the directory that the variable MINARI_DATASETS_PATH names, otherwise in
 ~/.minari/datasets.
