@@ -17,7 +17,7 @@ Differences from the paper:
 - Actions are standardised in (2), and `act` clips to the bounds.
 - AdamW; the learning rate warms up and then falls to zero. The last policy is kept.
 
-    python dart.py --env-id Hopper-v4  # return 3730, std 7 over 4 seeds
+    python dart.py --env-id Hopper-v4  # return 3732, std 10 over 5 seeds
 """
 
 import json

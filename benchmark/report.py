@@ -257,6 +257,21 @@ def bought():
     return table(["environment", "policy", *columns, f"labels until {labels.ENOUGH}"], lines)
 
 
+def ten_episodes():
+    """The same for ten episodes alone: the mean of the seeds and the worst; labels."""
+    lines = []
+    for method in METHODS:
+        cells = []
+        for env_id in LOCOMOTION:
+            num_labels, returns = labels.after_ten_episodes(env_id, method)
+            cells.append("not run")
+            if len(returns):
+                cells[-1] = f"{returns.mean():.2f} ({returns.min():.2f}); {num_labels.mean():,.0f}"
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    tasks = [env_id.removesuffix("-v4") for env_id in LOCOMOTION]
+    return table(["policy", *tasks], lines)
+
+
 def noises():
     """DART by the size of its noise, on the seeds that its default was chosen on."""
     lines = []
@@ -413,10 +428,9 @@ def by_ten_episodes(method):
     """Score and labels on each task, after ten episodes of the expert's time."""
     cells = []
     for env_id in LOCOMOTION:
-        found = labels.measured(env_id, method)
-        for num_episodes, num_labels, returns in zip(*found, strict=True) if found else ():
-            if num_episodes == 10:
-                cells.append(f"{env_id} {returns.mean():.3f} ({num_labels.mean():,.0f})")
+        num_labels, returns = labels.after_ten_episodes(env_id, method)
+        if len(returns):
+            cells.append(f"{env_id} {returns.mean():.3f} ({num_labels.mean():,.0f})")
     return "; ".join(cells) or "not run"
 
 
@@ -550,6 +564,7 @@ TABLES = {
     "floors": floors,
     "phases": phases,
     "labels": bought,
+    "ten episodes": ten_episodes,
     "noise": noises,
     "humanoid": humanoid,
     "closed loop": closed,
