@@ -137,7 +137,7 @@ WRONG = [
     ("Ctrl-C in the training", "bc_mse", "--num-updates 1000000", "KeyboardInterrupt"),
     ("to resume nothing", "dagger", "--resume {0}", "No such file .*state.pt"),
     ("a run_dir that is a file", "bc_mse", "--run-dir {0}/text", "Not a directory"),
-    ("beta below 0", "dagger", "--beta -0.5", "beta must be"),
+    ("beta below 0", "dagger", "--beta -0.5", "beta and label_share must be"),
     ("a loss of NaN", "dagger", f"{ONE} --learning-rate 1e30", "the loss is nan"),
 ]
 # These return what the script returns where nothing is odd.
