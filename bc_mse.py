@@ -14,7 +14,7 @@ Differences from the paper:
 - One output per action dimension, which `act` clips; ALVINN has a row of units for directions.
 - AdamW; the learning rate warms up and then falls to zero. The last policy is kept.
 
-    python bc_mse.py --env-id Hopper-v4  # return 3591, std 198 over 5 seeds
+    python bc_mse.py --env-id Hopper-v4  # return 3632, std 130 over 5 seeds
 """
 
 import json
