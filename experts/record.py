@@ -26,6 +26,7 @@ import torch
 import tyro
 from safetensors.numpy import load_file
 
+from dart import disturb
 from experts import load_expert
 
 
@@ -63,13 +64,6 @@ def play(args, env):
         episode = {"actions": actions, "rewards": rewards, "terminated": terminated}
         episodes.append(episode | {"obs": np.array(obs)})
     return episodes
-
-
-def disturb(action, space, noise, rng):
-    """What is executed where the expert means `action` (act_dim,)."""
-    half_range = (space.high - space.low) / 2
-    disturbed = action + rng.normal(0, noise * half_range)
-    return disturbed.clip(space.low, space.high).astype(space.dtype)
 
 
 def read(run):

@@ -186,6 +186,13 @@ def test_nothing_is_reported_of_what_cannot_be_right(flag):
     assert not list(Path().glob("runs/*/results.json"))
 
 
+def test_a_return_of_nan_is_not_written(monkeypatch):
+    step = (np.zeros(2), math.nan, True, False, {})
+    monkeypatch.setattr(odd_inputs.Plain, "step", lambda self, action: step)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run("bc_mse", *PLAIN)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_an_error_is_a_line_and_a_status(script, monkeypatch):
     monkeypatch.setattr(sys, "argv", [script, "--env-id=Hoper-v4"])
