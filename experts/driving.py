@@ -5,10 +5,11 @@ stopped cars in the middle lane. Each is passed left or right equally well, so d
 or 8 modes, and the mean of two good actions is a collision. Distances are in m, speeds in m/s, and
 y grows to the left.
 
-An action is held for 2 s, which is 20 m at 10 m/s. All episodes start in the same state, 40 m
+An action is held for 2 s, which is 20 m at 10 m/s. All episodes start in the same state, 30 m
 before the first stopped car, and the first action chooses the side: half of the demonstrations go
-left from there, half right. The actions at 20 m and at 0 m keep to the side, and a fourth returns
-to the centre; after it the next stopped car of the Slalom is 40 m ahead.
+left from there, half right. The second, 10 m before the stopped car, comes too late to choose anew
+and keeps to the side. The next two return to the centre and stay there; after them the next stopped
+car of the Slalom is 30 m ahead.
 """
 
 import os
@@ -16,16 +17,16 @@ import os
 import gymnasium as gym
 import numpy as np
 
-FIRST_OBSTACLE = 40.0  # two actions of 20 m
-OBSTACLE_SPACING = 80.0  # two more, one to pass and one back to the centre, and two to the next
+FIRST_OBSTACLE = 30.0  # one action, and the 10 m in which a car cannot leave the centre
+OBSTACLE_SPACING = 80.0  # four actions: to one side, past the obstacle, and two in the centre
 ROAD_HALF_WIDTH = 5.2  # |y| beyond this leaves the road
-DISTURBED_X = 15.0  # 25 m before the obstacle, a car far to one side can only pass there
+DISTURBED_X = 5.0  # 25 m before the obstacle, a car far to one side can only pass there
 CONTACT_X = 4.5  # contact is |Δx| < 4.5 and |y| < 2.0
 CONTACT_Y = 2.0
 ROAD_AFTER_LAST = 35.0  # the road ends on the way back to the centre
 PHYSICS_HZ = 20
 SIDE_Y = 3.6  # the expert's lateral target beside an obstacle
-DECIDE_AT = 50.0  # and the distance from which on it aims for it: at 40 m, and not yet at 60 m
+DECIDE_AT = 40.0  # and the distance from which on it aims for it: at 30 m, and not yet at 50 m
 
 WIDTH = 960  # of the picture, in pixels
 HEIGHT = 200
@@ -244,7 +245,7 @@ class DrivingEnv(gym.Env):
 class DrivingExpert:
     """Draws a side for each obstacle, evenly and independently of the state, and holds to it.
 
-    It aims for the centre until 50 m before an obstacle, then for 3.6 m to its side. Where the car
+    It aims for the centre until 40 m before an obstacle, then for 3.6 m to its side. Where the car
     has plainly committed to one side, it answers with that side, so that it can label states that
     another driver has reached. With `sides=[1.0]` it prefers the left: one mode.
 
