@@ -20,8 +20,8 @@ Differences from Chi et al.:
 - The network is an MLP that sees one observation, and sqrt(abar_t), sqrt(1 - abar_t) for t.
 - f predicts x_0. With --predict-noise it predicts eps, as theirs does: then the loss is the plain
   squared error, and x0^ in (3) is clip((x_t - sqrt(1 - abar_t) f) / sqrt(abar_t), -1, 1).
-- 50 steps in training. 8 at test time, denser where there is little noise:
-  50, 39, 29, 20, 13, 8, 4, 1, 0.
+- 50 steps in training. 16 at test time, denser where there is little noise:
+  50, 44, 39, 34, 29, 24, 20, 16, 13, 10, 8, 5, 4, 3, 2, 1, 0.
 - No moving average of the weights: the learning rate falls to zero instead.
 
 At test time (4) draws `horizon` actions; `act` executes the first `action_horizon`, clipped.
@@ -76,7 +76,7 @@ class Args:
     run_dir: str = "runs"  # each run makes its own directory in here
     # --- Diffusion ---
     num_diffusion_steps: int = 50  # in training
-    num_inference_steps: int = 8  # at test time
+    num_inference_steps: int = 16  # at test time
     sampler: Literal["ddim", "ddpm"] = "ddim"  # ddpm adds noise in each step
     predict_noise: bool = False  # predict eps, as in the paper, instead of x_0
     horizon: int = 1  # actions in a chunk

@@ -18,7 +18,7 @@ robot policy of this kind is Black et al., "pi_0", 2024 (https://arxiv.org/abs/2
 Differences from the papers:
 - The network predicts the actions f, not the velocity v. It is an MLP of s, x_t and t.
 - In (3), 1 - t is at least 0.2: near t = 1 the errors of f would have infinite weight.
-- Eight Euler steps (4), shorter towards t = 1, where modes that are close together separate.
+- 16 Euler steps (4), shorter towards t = 1, where modes that are close together separate.
 - Chunks of actions are off by default (receding horizon: --horizon 16 --action-horizon 8).
 - No moving average of the weights: the learning rate falls to zero instead.
 
@@ -73,7 +73,7 @@ class Args:
     checkpoint: str | None = None  # evaluate this policy.safetensors, without training
     run_dir: str = "runs"  # each run makes its own directory in here
     # --- Flow matching ---
-    num_inference_steps: int = 8  # at test time
+    num_inference_steps: int = 16  # at test time
     horizon: int = 1  # actions in a chunk
     action_horizon: int = 1  # actions executed before the next chunk is drawn
 

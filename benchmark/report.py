@@ -550,7 +550,7 @@ def claims():
         (
             "Beyond the notes: flow matching holds several modes too",
             "`bc_flow.py`",
-            f"success {success('Slalom-v0', 'bc_flow')} on Slalom with 8 steps, of diffusion "
+            f"success {success('Slalom-v0', 'bc_flow')} on Slalom with 16 steps, of diffusion "
             f"{success('Slalom-v0', 'bc_diffusion')}",
         ),
         (

@@ -16,7 +16,7 @@ from benchmark.run import ROAD, Machines, run_missing, trained
 
 ENV_ID = "Slalom-v0"
 SCRIPTS = ["bc_diffusion", "bc_flow"]
-NUM_STEPS = [1, 2, 4, 6, 8, 12, 25]
+NUM_STEPS = [1, 2, 4, 8, 16, 25, 50]
 SEEDS = [21, 22, 23]
 EVAL_EPISODES = 500
 

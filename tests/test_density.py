@@ -1,6 +1,6 @@
 """Do the policies that claim several modes hold them? Targets with known modes and masses.
 
-Diffusion and flow matching favour the larger mode when they take few steps: by 0.03 with 8 steps
+Diffusion and flow matching favour the larger mode when they take few steps: by 0.01 with 16 steps
 and masses of 0.2 and 0.8 (tests/test_diffusion.py has the exact numbers). The floors of sigma and
 of smoothing are lower than by default, because these modes are narrow.
 """
@@ -94,8 +94,7 @@ def test_every_mode_has_its_mass_and_nothing_lies_between(script, name, flags, u
     policy = make(script, name, **flags)
     fit(policy, *draw(target), updates, rate)
     if script in ("bc_diffusion", "bc_flow"):
-        policy.args.num_inference_steps = 8
-        check(target, policy, tolerance=0.05, most_outside=0.06)
+        check(target, policy, tolerance=0.04, most_outside=0.04)
         policy.args.num_inference_steps = 25
     check(target, policy, tolerance=0.03, most_outside=0.02)
 
