@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmark.grids import Row
 from benchmark.run import ROOT, trained
 from experts import load_expert
 
 ENV_ID = "Humanoid-v4"
 SEED = 4
 ROWS = {
-    "cloning, 10 episodes": "bc_mse",
-    "DART, 10 episodes": "dart",
-    "DAgger, 40 episodes": "dagger --num-rounds 15 --episodes-per-round 2 --num-envs 5",
+    "cloning, 10 episodes": Row("bc_mse"),
+    "DART, 10 episodes": Row("dart"),
+    "DAgger, 40 episodes": Row("dagger", "--num-rounds 15 --episodes-per-round 2 --num-envs 5"),
 }
 NUM_STEPS = 300  # 4.5 s of the simulation
 EVERY = 4  # steps between frames, which follow each other in real time
@@ -49,8 +50,7 @@ def main():
     torch.set_num_threads(1)
     acts = {"the expert": load_expert(ENV_ID)}
     for name, row in ROWS.items():
-        script, *flags = row.split()
-        policy, _ = trained(script, ENV_ID, SEED, *flags)
+        policy, _ = trained(row, ENV_ID, SEED)
         acts[name] = policy.act
 
     start = 1_000_000 * SEED + 500_000  # where the evaluation begins

@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
+from benchmark.grids import Row
 from benchmark.run import ROOT, Machines, results_of, run_missing, trained
 
 NUM_EPISODES = 50
@@ -32,12 +33,22 @@ INTERVALS = [(0, 100), (100, 200), (200, 500), (500, 1000)]
 BIN = 20  # steps over which an error is averaged in time
 SEEDS = [31, 32, 33]
 FEW_EVALUATIONS = "--eval-every 20000 --eval-episodes 25"  # the episodes here are others
-CLONING = [f"compounding bc_mse --num-demos {n} {FEW_EVALUATIONS}" for n in (1, 4, 16, 64)]
-DAGGER = "compounding dagger --num-rounds 15 --eval-episodes 25"
+LABELS = {f"cloning, {n} demonstration{'s' * (n > 1)}": n for n in (1, 4, 16, 64)}
+CLONING = {
+    label: Row("bc_mse", f"--num-demos {n} {FEW_EVALUATIONS}", "compounding")
+    for label, n in LABELS.items()
+}
+
+
+def with_dagger(flags):
+    flags = f"--num-rounds 15 --eval-episodes 25 {flags}"
+    return CLONING | {"DAgger": Row("dagger", flags, "compounding")}
+
+
 ROWS = {
-    "Humanoid-v4": [*CLONING, f"{DAGGER} --num-demos 10 --episodes-per-round 2"],
-    "Walker2d-v4": [*CLONING, f"{DAGGER} --num-demos 1 --episodes-per-round 1"],
-    "Hopper-v4": [*CLONING, f"{DAGGER} --num-demos 1 --episodes-per-round 1"],
+    "Humanoid-v4": with_dagger("--num-demos 10 --episodes-per-round 2"),
+    "Walker2d-v4": with_dagger("--num-demos 1 --episodes-per-round 1"),
+    "Hopper-v4": with_dagger("--num-demos 1 --episodes-per-round 1"),
 }
 BLUES = ["#a9c4ea", "#6f9cdc", "#3a6fbf", "#173d78"]
 ORANGE = "#e08a1e"
@@ -89,8 +100,7 @@ def measure(env_id, row, seed):
 
     start = time.time()
     torch.set_num_threads(1)
-    _, script, *flags = row.split()
-    policy, results = trained(script, env_id, seed, *flags)
+    policy, results = trained(row, env_id, seed)
     expert = load_expert(env_id)
     envs = bc_mse.make_envs(bc_mse.Args(env_id=env_id), 25)
     horizon = envs[0].spec.max_episode_steps
@@ -104,7 +114,7 @@ def measure(env_id, row, seed):
     made = mistakes(on_own, horizon)
     measured = {
         "env_id": env_id,
-        "row": row,
+        "row": str(row),
         "seed": seed,
         "expert_labels": results["expert_labels"],
         "return_mean": float(np.mean([episode.rewards.sum() for episode in own])),
@@ -156,40 +166,32 @@ def early_errors(results):
     return [float(np.nanmean(error)) for error in errors]
 
 
-def label_of(row):
-    _, script, *flags = row.split()
-    if script == "dagger":
-        return "DAgger"
-    num_demos = int(flags[1])
-    return f"cloning, {num_demos} demonstration{'s' if num_demos > 1 else ''}"
-
-
 def draw_falls(axis, env_id):
     """The share of episodes that still run, by time: a line for each policy."""
-    for row, colour in zip(ROWS[env_id], [*BLUES, ORANGE], strict=True):
+    for (label, row), colour in zip(ROWS[env_id].items(), [*BLUES, ORANGE], strict=True):
         results = results_of(env_id, row, SEEDS)
         if results:
             running = 1 - fallen(results).mean(axis=(0, 1))
             steps = [0, *HORIZONS]
-            axis.plot(steps, [1, *running], "o-", color=colour, markersize=4, label=label_of(row))
+            axis.plot(steps, [1, *running], "o-", color=colour, markersize=4, label=label)
     axis.set(title=env_id, xlabel="time step", ylim=(-0.03, 1.05))
 
 
 def draw_errors(axis, env_id):
     """The error of clones of four demonstrations and of DAgger, by time."""
-    rows = ROWS[env_id]
-    for row, colour in ((rows[1], BLUES[1]), (rows[-1], ORANGE)):
-        results = results_of(env_id, row, SEEDS)
+    for policy, colour in (("cloning, 4 demonstrations", BLUES[1]), ("DAgger", ORANGE)):
+        results = results_of(env_id, ROWS[env_id][policy], SEEDS)
         for key, style, states in (("own", "-", "its own"), ("expert", "--", "the expert's")):
             errors = np.array([result[f"error_on_{key}"] for result in results], dtype=float)
             begins = np.arange(errors.shape[1]) * BIN
-            label = f"{label_of(row)}, {states} states"
+            label = f"{policy}, {states} states"
             axis.plot(begins, errors.mean(axis=0), style, color=colour, label=label)
     axis.set(title=env_id, xlabel="time step", yscale="log")
 
 
 def main(args):
-    cells = [(env_id, row, seed) for seed in SEEDS for env_id in ROWS for row in ROWS[env_id]]
+    rows = [(env_id, row) for env_id in ROWS for row in ROWS[env_id].values()]
+    cells = [(*row, seed) for seed in SEEDS for row in rows]
     failed = [] if args.only_draw else run_missing(cells, args, measure)
 
     pictures = [("falls", draw_falls, "share of episodes that still run", 3)]

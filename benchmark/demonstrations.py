@@ -12,8 +12,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmark.grids import LOCOMOTION, NUM_DEMOS, SCRIPTS
 from benchmark.report import demonstration_scores
-from benchmark.run import LOCOMOTION, NUM_DEMOS, ROOT, SCRIPTS
+from benchmark.run import ROOT
 
 
 def draw(axis, env_id):

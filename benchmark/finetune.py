@@ -16,6 +16,7 @@ PPO is Stable-Baselines3's, https://github.com/DLR-RM/stable-baselines3.
 
 import sys
 import time
+from dataclasses import dataclass
 
 import matplotlib
 
@@ -26,26 +27,39 @@ import torch
 import tyro
 
 from benchmark.compounding import FEW_EVALUATIONS, Args
+from benchmark.grids import Row
 from benchmark.run import ROOT, results_of, run_missing, trained
 from benchmark.scores import normalised
 
 ENV_IDS = ["Hopper-v4", "Walker2d-v4"]
-ROWS = {
-    "finetune scratch": ("from scratch", "#6b6f76"),
-    "finetune 1": ("from the clone of 1 demonstration", "#8fb1e0"),
-    "finetune 4": ("from the clone of 4 demonstrations", "#1f4e94"),
-    "finetune 4 --as-from-scratch": ("from the clone of 4, settings as from scratch", "#e08a1e"),
-}
 SEEDS = [41, 42, 43, 44, 45]
 NUM_ENVS = 8
 ROUND = 2048  # steps of all environments between PPO's updates
 NUM_STEPS = 144 * ROUND
 WARM_UP = 24 * ROUND  # in which only the critic of a clone is trained
 CRITIC_LEARNING_RATE = 3e-4
-FROM_SCRATCH = dict(learning_rate=3e-4, sigma=0.6)  # of the actor; sigma of each action
-CAREFUL = dict(learning_rate=1e-5, sigma=0.05)  # of a clone
 EVAL_EVERY = 12 * ROUND
 EVAL_EPISODES = 10
+
+
+@dataclass(frozen=True)
+class Recipe:
+    label: str
+    colour: str
+    num_demos: int | None  # of the clone; None: from scratch
+    learning_rate: float = 3e-4  # of the actor
+    sigma: float = 0.6  # of each action, at first
+    warm_up: int = 0  # steps in which only the critic is trained
+
+
+CAREFUL = dict(learning_rate=1e-5, sigma=0.05, warm_up=WARM_UP)
+RECIPES = {
+    "scratch": Recipe("from scratch", "#6b6f76", None),
+    "1": Recipe("from the clone of 1 demonstration", "#8fb1e0", 1, **CAREFUL),
+    "4": Recipe("from the clone of 4 demonstrations", "#1f4e94", 4, **CAREFUL),
+    "4-as-from-scratch": Recipe("from the clone of 4, settings as from scratch", "#e08a1e", 4),
+}
+ROWS = {name: Row(name, study="finetune") for name in RECIPES}
 
 
 def make_ppo(env_id, seed, learning_rate, sigma):
@@ -168,27 +182,24 @@ def measure(env_id, row, seed):
 
     start = time.time()
     torch.set_num_threads(1)
-    _, num_demos, *flags = row.split()
-    is_careful = num_demos != "scratch" and "--as-from-scratch" not in flags
-    settings = CAREFUL if is_careful else FROM_SCRATCH
-    warm_up = WARM_UP if is_careful else 0
-    ppo = make_ppo(env_id, seed, **settings)
+    recipe = RECIPES[row.script]
+    ppo = make_ppo(env_id, seed, recipe.learning_rate, recipe.sigma)
     envs = bc_gaussian.make_envs(bc_gaussian.Args(env_id=env_id), EVAL_EPISODES)
-    if num_demos != "scratch":
-        demo_flags = ["--num-demos", num_demos, *FEW_EVALUATIONS.split()]
-        clone, _ = trained("bc_gaussian", env_id, seed, *demo_flags)
+    if recipe.num_demos is not None:
+        flags = f"--num-demos {recipe.num_demos} {FEW_EVALUATIONS}"
+        clone, _ = trained(Row("bc_gaussian", flags), env_id, seed)
         start_from(ppo, clone)
 
-    curve = learn(ppo, warm_up, lambda: evaluate(ppo, envs, seed))
+    curve = learn(ppo, recipe.warm_up, lambda: evaluate(ppo, envs, seed))
     seconds = time.time() - start
-    measured = {"env_id": env_id, "row": row, "seed": seed, "curve": curve, "seconds": seconds}
+    measured = {"env_id": env_id, "row": str(row), "seed": seed, "curve": curve, "seconds": seconds}
     line = f"{row} on {env_id}, seed {seed}: {curve[0][1]:.0f} to {curve[-1][1]:.0f}"
     return measured, f"{line}; {seconds:.0f} s"
 
 
-def curves_of(env_id, row):
+def curves_of(env_id, name):
     """Steps (T,), and normalised returns without and with exploration, each (seeds, T)."""
-    curves = [result["curve"] for result in results_of(env_id, row, SEEDS)]
+    curves = [result["curve"] for result in results_of(env_id, ROWS[name], SEEDS)]
     if not curves:
         return np.empty(0), np.empty((0, 0)), np.empty((0, 0))
     curves = np.array(curves, dtype=float)  # NaN where there is none
@@ -196,20 +207,22 @@ def curves_of(env_id, row):
 
 
 def main(args):
-    cells = [(env_id, row, seed) for seed in SEEDS for env_id in ENV_IDS for row in ROWS]
+    cells = [(env_id, row, seed) for seed in SEEDS for env_id in ENV_IDS for row in ROWS.values()]
     failed = [] if args.only_draw else run_missing(cells, args, measure)
 
     size = (9, 6.6)
     figure, axes = plt.subplots(2, 2, figsize=size, sharex=True, sharey=True, layout="constrained")
     for column, env_id in zip(axes.T, ENV_IDS, strict=True):
-        for row, (label, colour) in ROWS.items():
-            steps, *both = curves_of(env_id, row)
+        for name, recipe in RECIPES.items():
+            steps, *both = curves_of(env_id, name)
             for axis, curves in zip(column, both, strict=True):
                 if not len(curves):
                     continue
-                axis.plot(steps / 1000, curves.mean(axis=0), color=colour, label=label)
+                axis.plot(
+                    steps / 1000, curves.mean(axis=0), color=recipe.colour, label=recipe.label
+                )
                 lowest, highest = curves.min(axis=0), curves.max(axis=0)
-                axis.fill_between(steps / 1000, lowest, highest, color=colour, alpha=0.15)
+                axis.fill_between(steps / 1000, lowest, highest, color=recipe.colour, alpha=0.15)
         column[0].set_title(env_id)
         column[1].set_xlabel("environment steps in thousands")
     for axis in axes.flat:

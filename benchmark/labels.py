@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from benchmark.run import LABELS, NUM_DEMOS, labelled_by, results_of
+from benchmark.grids import LABELS, NUM_DEMOS, labelled_by
+from benchmark.run import results_of
 from benchmark.scores import normalised
 
 ENOUGH = 0.95

@@ -15,29 +15,21 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from benchmark.run import ROAD, ROOT, trained
+from benchmark.grids import DRAWN, ROAD, Row
+from benchmark.run import ROOT, trained
 from experts import load_expert
-from experts.driving import ROAD_HALF_WIDTH
+from experts.driving import FIRST_OBSTACLE, ROAD_HALF_WIDTH
 
-SCRIPTS = {
-    "bc_mse": "squared loss",
-    "bc_gaussian": "a Gaussian, drawn from",
-    "bc_mog": "mixture of Gaussians",
-    "bc_autoregressive": "bins, one dimension after another",
-    "bc_diffusion": "diffusion",
-    "bc_flow": "flow matching",
+ROWS = {
+    "bc_mse.py, squared loss": Row("bc_mse", ROAD),
+    "bc_gaussian.py, a Gaussian, drawn from": DRAWN,
+    "bc_mog.py, mixture of Gaussians": Row("bc_mog", ROAD),
+    "bc_autoregressive.py, bins, one dimension after another": Row("bc_autoregressive", ROAD),
+    "bc_diffusion.py, diffusion": Row("bc_diffusion", ROAD),
+    "bc_flow.py, flow matching": Row("bc_flow", ROAD),
 }
 NUM_ROLLOUTS = 100
 SEED = 21  # the first of the table
-
-
-def act_of(script):
-    """What a policy of the script does, trained as people train it."""
-    flags = ROAD.split()
-    if script == "bc_gaussian":
-        flags.append("--stochastic")
-    policy, _ = trained(script, "LaneChange-v0", SEED, *flags)
-    return policy.act
 
 
 def trails(act):
@@ -54,7 +46,7 @@ def trails(act):
     return found
 
 
-def draw(axis, name, rollouts, obstacle_x=40.0, end=52.0):
+def draw(axis, name, rollouts, obstacle_x=FIRST_OBSTACLE, end=42.0):
     """Up to a little behind the obstacle: after that all are free to change lanes again."""
     sides = [side for _, side in rollouts]
     width = 2 * ROAD_HALF_WIDTH
@@ -81,7 +73,9 @@ def main():
     torch.manual_seed(SEED)
     expert = load_expert("LaneChange-v0", seed=SEED + 100)
     panels = {"expert": trails(expert)}
-    panels |= {f"{script}.py, {what}": trails(act_of(script)) for script, what in SCRIPTS.items()}
+    for name, row in ROWS.items():
+        policy, _ = trained(row, "LaneChange-v0", SEED)
+        panels[name] = trails(policy.act)
     size = (8, 1.75 * len(panels))
     figure, axes = plt.subplots(len(panels), 1, figsize=size, sharex=True, layout="constrained")
     for axis, (name, rollouts) in zip(axes, panels.items(), strict=True):

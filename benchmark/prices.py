@@ -11,7 +11,8 @@ import importlib
 import json
 
 import bc_autoregressive
-from benchmark.run import RESULTS, SCRIPTS
+from benchmark.grids import SCRIPTS
+from benchmark.run import RESULTS
 
 ENV_ID = "Hopper-v4"
 SEED = 4

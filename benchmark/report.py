@@ -11,12 +11,14 @@ import numpy as np
 from benchmark import compounding, finetune, labels, steps
 from benchmark.chain import exact
 from benchmark.gaits import OVERLAP
-from benchmark.run import (
+from benchmark.grids import (
+    BOTH_EXPERTS,
     CLOSED,
     CLOSED_SEEDS,
     DAGGERS,
     DEMONSTRATIONS,
     DISTURBED,
+    DRAWN,
     GAITS,
     HUMANOID,
     LOCOMOTION,
@@ -29,24 +31,19 @@ from benchmark.run import (
     NOISY_STARTS,
     NUM_DEMOS,
     OFFLINE,
+    ONE_EXPERT,
     RATES,
-    RESULTS,
     ROAD,
     ROADS,
-    ROOT,
     SCRIPTS,
     SMALL,
     STARTS,
     UNEVEN,
-    is_old,
-    results_of,
+    Row,
     with_demos,
 )
-from benchmark.scores import (
-    demonstrated_share,
-    mode_entropy,
-    normalised,
-)
+from benchmark.run import RESULTS, ROOT, is_old, results_of
+from benchmark.scores import demonstrated_share, mode_entropy, normalised
 
 DOCUMENTS = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md")])
 NUM_MODES = {"LaneChange-v0": 2, "Slalom-v0": 8}
@@ -69,15 +66,12 @@ def ranged(values, form=".3f"):
     return text
 
 
-def command(row):
-    return row.replace(" ", ".py ", 1) if " " in row else f"{row}.py"
-
-
 def short(row):
     """The command without the flags that all rows of an environment have: the README lists them."""
+    command = row.command
     for flags in (ROAD, DISTURBED, SMALL):
-        row = row.replace(f" {flags}", "")
-    return command(row)
+        command = command.replace(f" {flags}", "")
+    return command
 
 
 def table(header, lines):
@@ -164,7 +158,7 @@ def roads():
         for script in SCRIPTS:
             cells = []
             for flags in (ROAD, LONG):
-                results = results_of(env_id, f"{script} {flags}", seeds)
+                results = results_of(env_id, Row(script, flags), seeds)
                 successes = [result["success_rate"] for result in results]
                 cells += [ranged(successes, ".1%") if results else "not run", str(len(results))]
             lines.append(f"| `{env_id}` | `{script}.py` | {' | '.join(cells)} |")
@@ -176,10 +170,10 @@ def prices():
     """What each way of holding several modes costs, and what it brings on Slalom-v0."""
     measured = json.loads((RESULTS / "prices.json").read_text())
     speed = json.loads((RESULTS / "speed.json").read_text())
-    rows, seeds = OFFLINE["Slalom-v0"]
+    _, seeds = OFFLINE["Slalom-v0"]
     lines = []
-    for script, row in zip(SCRIPTS, rows, strict=False):
-        slalom = results_of("Slalom-v0", row, seeds)
+    for script in SCRIPTS:
+        slalom = results_of("Slalom-v0", Row(script, ROAD), seeds)
         distance = "none"
         if script == "bc_autoregressive":
             distance = f"{measured['distance_to_bins']:.4f}"
@@ -275,29 +269,26 @@ def ten_episodes():
 def noises():
     """DART by the size of its noise, on the seeds that its default was chosen on."""
     lines = []
-    for env_id, (rows, seeds) in NOISE.items():
+    for (env_id, (rows, seeds)), num_demos in zip(NOISE.items(), NOISE_DEMOS, strict=True):
         found = [scores_of(env_id, results_of(env_id, row, seeds)) for row in rows]
         cells = [ranged(scores) if len(scores) else "not run" for scores in found]
-        lines.append(f"| `{env_id}` | {NOISE_DEMOS[env_id]} | {' | '.join(cells)} |")
+        lines.append(f"| `{env_id}` | {num_demos} | {' | '.join(cells)} |")
     return table(["environment", "demonstrations", *map(str, NOISES)], lines)
 
 
 def humanoid():
     """The same labels from ten whole demonstrations, or from the beginnings of fifty."""
-    pairs = [
-        (f"`{script}.py`", script, f"{script} --num-demos 50 --dataset {STARTS}")
-        for script in SCRIPTS
-    ]
-    pairs.append(("`dart.py`", "dart", f"bc_mse --num-demos 50 --dataset {NOISY_STARTS}"))
+    pairs = [(Row(script), Row(script, f"--num-demos 50 --dataset {STARTS}")) for script in SCRIPTS]
+    pairs.append((Row("dart"), Row("bc_mse", f"--num-demos 50 --dataset {NOISY_STARTS}")))
     _, seeds = HUMANOID["Humanoid-v4"]
     lines = []
-    for name, *rows in pairs:
+    for rows in pairs:
         cells = []
         for row in rows:
             results = results_of("Humanoid-v4", row, seeds)
             cells.append(ranged(scores_of("Humanoid-v4", results)) if results else "not run")
             cells.append(str(len(results)))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| `{rows[0].command}` | {' | '.join(cells)} |")
     header = ["script", "10 whole demonstrations", "n", "the first 200 steps of 50", "n"]
     return table(header, lines)
 
@@ -309,7 +300,7 @@ def rates():
     for script in SCRIPTS:
         cells = []
         for env_id in RATE_IDS:
-            results = results_of(env_id, f"{script} {ROAD}", seeds)
+            results = results_of(env_id, Row(script, ROAD), seeds)
             entropy = ""
             if results and all(result["modes"] for result in results):
                 entropies = [mode_entropy(result["modes"], 2) for result in results]
@@ -331,7 +322,7 @@ def compounded():
     """Falls by time, and errors on the expert's states and on the policy's own before a fall."""
     lines = []
     for env_id, rows in compounding.ROWS.items():
-        for row in rows:
+        for label, row in rows.items():
             results = results_of(env_id, row, compounding.SEEDS)
             if not results:
                 continue
@@ -339,7 +330,7 @@ def compounded():
             has_fallen = compounding.fallen(results)[..., -1]
             shares = ["" if np.isnan(x) else f"{x:.1%}" for x in compounding.hazards(results)]
             lines.append(
-                f"| `{env_id}` | {compounding.label_of(row)} "
+                f"| `{env_id}` | {label} "
                 f"| {mean_of(results, 'expert_labels'):,.0f} "
                 f"| {scores_of(env_id, results).mean():.3f} | {on_expert:.3f} | {on_own:.3f} "
                 f"| {has_fallen.sum()} of {has_fallen.size} | {' | '.join(shares)} |"
@@ -353,11 +344,11 @@ def compounded():
 def of_both_experts(env_id, script):
     """Normalised returns of a script that learns from both experts of a task."""
     if env_id in GAITS:
-        rows, seeds = GAITS[env_id]
-        row = next(row for row in rows if row.split()[0] == script and "--expert" in row)
+        _, seeds = GAITS[env_id]
+        row = BOTH_EXPERTS[env_id][SCRIPTS.index(script)]
     else:  # on the road the driver is both: these are the runs of the tables above
-        row = f"{script} {ROAD}"
         _, seeds = RATES["LaneChange10Hz-v0"]
+        row = Row(script, ROAD)
     return scores_of(env_id, results_of(env_id, row, seeds))
 
 
@@ -367,8 +358,9 @@ def two_experts():
     for env_id, overlap in json.loads(OVERLAP.read_text()).items():
         one_expert = ""
         if env_id in GAITS:
-            rows, seeds = GAITS[env_id]
-            one_expert = f"{scores_of(env_id, results_of(env_id, rows[0], seeds)).mean():.3f}"
+            _, seeds = GAITS[env_id]
+            results = results_of(env_id, ONE_EXPERT[env_id], seeds)
+            one_expert = f"{scores_of(env_id, results).mean():.3f}"
         both = [of_both_experts(env_id, script) for script in SCRIPTS]
         cells = [f"{scores.mean():.3f}" if len(scores) else "not run" for scores in both]
         alike = f"{overlap['states_alike']:.2f} | {overlap['variance_left_open']:.3f}"
@@ -382,15 +374,15 @@ def two_experts():
 def inference_steps():
     """Success by the number of steps from noise to action."""
     lines = []
-    for script in steps.SCRIPTS:
-        results = results_of(steps.ENV_ID, f"steps {script}", steps.SEEDS)
+    for row in steps.ROWS:
+        results = results_of(steps.ENV_ID, row, steps.SEEDS)
         if not results:
             continue
         cells = []
         for num_steps in steps.NUM_STEPS:
             found = [result["steps"][str(num_steps)] for result in results]
             cells.append(f"{mean_of(found, 'success_rate'):.1%}")
-        lines.append(f"| `{script}.py` | {' | '.join(cells)} | {len(results)} |")
+        lines.append(f"| `{row.script}.py` | {' | '.join(cells)} | {len(results)} |")
     return table(["steps", *map(str, steps.NUM_STEPS), "n"], lines)
 
 
@@ -398,8 +390,8 @@ def tuned():
     """PPO from a clone and from scratch: returns at the start, lowest, highest, and at the end."""
     lines = []
     for env_id in finetune.ENV_IDS:
-        for row, (label, _) in finetune.ROWS.items():
-            num_steps, curves, explored = finetune.curves_of(env_id, row)
+        for name, recipe in finetune.RECIPES.items():
+            num_steps, curves, explored = finetune.curves_of(env_id, name)
             if not len(curves):
                 continue
             lowest = curves.min(axis=1)
@@ -407,7 +399,7 @@ def tuned():
             best = means.argmax()
             last = curves[:, -1]
             lines.append(
-                f"| `{env_id}` | {label} | {curves[:, 0].mean():.3f} | {lowest.mean():.3f} "
+                f"| `{env_id}` | {recipe.label} | {curves[:, 0].mean():.3f} | {lowest.mean():.3f} "
                 f"| {means[best]:.3f} at {num_steps[best]:,.0f} | {ranged(last)} "
                 f"| {explored[:, 1].mean():.3f} | {explored[:, -1].mean():.3f} | {len(curves)} |"
             )
@@ -417,10 +409,10 @@ def tuned():
     return table(header, lines)
 
 
-def success(env_id, script):
+def success(env_id, row):
     """Of behaviour cloning on a road, in percent."""
     _, seeds = OFFLINE[env_id]
-    return f"{mean_of(results_of(env_id, f'{script} {ROAD}', seeds), 'success_rate'):.1%}"
+    return f"{mean_of(results_of(env_id, row, seeds), 'success_rate'):.1%}"
 
 
 def by_ten_episodes(method):
@@ -435,16 +427,16 @@ def by_ten_episodes(method):
 
 def by_default(script):
     """Score and labels of a DAgger's default command, on the seeds that both have."""
-    results = results_of("Hopper-v4", script, CLOSED_SEEDS[:4])
+    results = results_of("Hopper-v4", Row(script), CLOSED_SEEDS[:4])
     score = scores_of("Hopper-v4", results).mean()
     return f"{score:.3f} with {mean_of(results, 'expert_labels'):,.0f} labels"
 
 
-def falls_of(number):
-    """Of a row of each task of `compounding`: how many episodes fall, and the labels."""
+def falls_of(policy):
+    """Of a policy of `compounding`, on each task: how many episodes fall, and the labels."""
     cells = []
     for env_id, rows in compounding.ROWS.items():
-        results = results_of(env_id, rows[number], compounding.SEEDS)
+        results = results_of(env_id, rows[policy], compounding.SEEDS)
         has_fallen = compounding.fallen(results)[..., -1]
         num_labels = mean_of(results, "expert_labels")
         cells.append(f"{env_id} {has_fallen.sum()} of {has_fallen.size} ({num_labels:,.0f})")
@@ -454,19 +446,20 @@ def falls_of(number):
 def claims():
     """The claims of the course, each with its file and the numbers that were measured here."""
     expressive = SCRIPTS[2:]
-    lane_change = ", ".join(success("LaneChange-v0", script) for script in expressive)
-    slalom = ", ".join(success("Slalom-v0", script) for script in expressive)
-    gaussian_mean = success("LaneChange-v0", "bc_gaussian")
-    gaussian_draws = success("LaneChange-v0", "bc_gaussian --stochastic")
+    on_lane_change = {script: success("LaneChange-v0", Row(script, ROAD)) for script in SCRIPTS}
+    on_slalom = {script: success("Slalom-v0", Row(script, ROAD)) for script in SCRIPTS}
+    lane_change = ", ".join(on_lane_change[script] for script in expressive)
+    slalom = ", ".join(on_slalom[script] for script in expressive)
+    gaussian_draws = success("LaneChange-v0", DRAWN)
     speed = json.loads((RESULTS / "speed.json").read_text())
     times = ", ".join(f"{speed[script]['action_to_mse_1']:.1f}" for script in expressive)
     rounding = json.loads((RESULTS / "prices.json").read_text())["distance_to_bins"]
     chain = ", ".join(f"{exact(0.001, T):.3g} in {T:,}" for T in (10, 100, 1000))
     errors = []
-    for row in compounding.ROWS["Humanoid-v4"]:
+    for label, row in compounding.ROWS["Humanoid-v4"].items():
         results = results_of("Humanoid-v4", row, compounding.SEEDS)
         on_expert, on_own = compounding.early_errors(results)
-        errors.append(f"{on_expert:.2f} and {on_own:.2f} ({compounding.label_of(row)})")
+        errors.append(f"{on_expert:.2f} and {on_own:.2f} ({label})")
     by_demos = []
     for num_demos in NUM_DEMOS:
         tasks = [demonstration_scores(env_id, "bc_mse", num_demos) for env_id in LOCOMOTION]
@@ -481,21 +474,24 @@ def claims():
             gaits.append(f"{env_id} {scores.mean():.2f} with {is_open}")
     from_clones = []
     for env_id in finetune.ENV_IDS:
-        for row in ("finetune scratch", "finetune 1", "finetune 4"):
-            _, curves, _ = finetune.curves_of(env_id, row)
+        for name in ("scratch", "1", "4"):
+            _, curves, _ = finetune.curves_of(env_id, name)
             if len(curves):
                 first, last = curves[:, [0, -1]].mean(axis=0)
-                from_clones.append(f"{env_id} {first:.2f} to {last:.2f} {finetune.ROWS[row][0]}")
+                from_clones.append(
+                    f"{env_id} {first:.2f} to {last:.2f} {finetune.RECIPES[name].label}"
+                )
     lines = [
         (
             "Squared loss learns the mean; between two modes it drives into the obstacle",
             "`bc_mse.py`",
-            f"LaneChange: success {success('LaneChange-v0', 'bc_mse')}, of the expert 100%",
+            f"LaneChange: success {on_lane_change['bc_mse']}, of the expert 100%",
         ),
         (
             "A Gaussian has one mode: wide enough for both sides, or between them",
             "`bc_gaussian.py`",
-            f"LaneChange: success {gaussian_mean} by its mean, {gaussian_draws} by draws",
+            f"LaneChange: success {on_lane_change['bc_gaussian']} by its mean, {gaussian_draws} by "
+            "draws",
         ),
         (
             "Distributions that can hold several modes do",
@@ -533,8 +529,8 @@ def claims():
         (
             "DAgger fixes this with labels on the states that the policy visits",
             "`dagger.py`",
-            f"episodes that fall (labels): {falls_of(-1)}; with clones of 64 demonstrations "
-            f"{falls_of(-2)}",
+            f"episodes that fall (labels): {falls_of('DAgger')}; with clones of 64 "
+            f"demonstrations {falls_of('cloning, 64 demonstrations')}",
         ),
         (
             "HG-DAgger needs fewer: a person labels only where they take over",
@@ -550,8 +546,8 @@ def claims():
         (
             "Beyond the notes: flow matching holds several modes too",
             "`bc_flow.py`",
-            f"success {success('Slalom-v0', 'bc_flow')} on Slalom with 16 steps, of diffusion "
-            f"{success('Slalom-v0', 'bc_diffusion')}",
+            f"success {on_slalom['bc_flow']} on Slalom with 16 steps, of diffusion "
+            f"{on_slalom['bc_diffusion']}",
         ),
         (
             "Experts are often several; squared loss suffers only where the state leaves open "
@@ -596,7 +592,7 @@ def with_receipt(script):
     """The script with the result of its default command, if the scripts of today have one."""
     text = (ROOT / f"{script}.py").read_text()
     seeds = CLOSED_SEEDS if script in DAGGERS else OFFLINE["Hopper-v4"][1]
-    results = results_of("Hopper-v4", script, seeds)
+    results = results_of("Hopper-v4", Row(script), seeds)
     if not results or ("# return not measured yet" in text and is_old(results[0])):
         return text
     returns = [result["return_mean"] for result in results]

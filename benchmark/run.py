@@ -30,196 +30,10 @@ from typing import Literal
 import tyro
 from safetensors.torch import load_file
 
+from benchmark.grids import GRIDS, RECORDINGS, SCRIPTS, with_demos
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmark" / "results"
-SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion", "bc_flow"]
-DAGGERS = ["dagger", "hg_dagger"]
-
-# A row is a script with its flags. The defaults were tuned on the seeds 0, 1, 7, 10 and 100.
-ROAD = "--num-demos 200 --num-updates 5000 --eval-episodes 500"
-ON_ROADS = (
-    [f"{script} {ROAD}" for script in [*SCRIPTS, "bc_gaussian --stochastic"]],
-    list(range(21, 31)),
-)
-OFFLINE = {
-    "Hopper-v4": (SCRIPTS, [4, 5, 6, 8, 9]),
-    "Walker2d-v4": (SCRIPTS, [4, 5, 6]),
-    "LaneChange-v0": ON_ROADS,
-    "Slalom-v0": ON_ROADS,
-    "CartPole-v1": (["bc_autoregressive --eval-episodes 500"], [4, 5, 6]),
-}
-
-MODES = {"LaneChange-v0": ([f"{script} {ROAD}" for script in SCRIPTS[2:]], list(range(21, 41)))}
-
-# An expert that passes on the left four times out of five.
-UNEVEN = {
-    "LaneChange-v0": (
-        [f"{script} {ROAD} --expert experts.driving:mostly_left" for script in SCRIPTS[2:]],
-        list(range(21, 26)),
-    )
-}
-
-# Does it depend on the seed, or on how long they train?
-LONG = "--num-demos 200 --eval-episodes 500"
-ROADS = {
-    env_id: (
-        [f"{script} {flags}" for flags in (ROAD, LONG) for script in SCRIPTS],
-        [*range(21, 41)],
-    )
-    for env_id in ("LaneChange-v0", "Slalom-v0")
-}
-
-# How many demonstrations it takes. With ten, the runs are those of the table above.
-LOCOMOTION = ["Hopper-v4", "Walker2d-v4", "HalfCheetah-v4", "Ant-v4", "Humanoid-v4"]
-NUM_DEMOS = [1, 4, 10, 25]
-
-
-def with_demos(script, num_demos):
-    return script if num_demos == 10 else f"{script} --num-demos {num_demos}"
-
-
-DEMONSTRATIONS = {
-    env_id: (
-        [with_demos(script, num_demos) for num_demos in NUM_DEMOS for script in SCRIPTS],
-        [4, 5, 6, 8, 9],
-    )
-    for env_id in LOCOMOTION
-}
-
-# What a label buys. A row costs 1, 4, 10 or 25 episodes of the expert's time: to act, plainly or in
-# noise; or after a first demonstration one in each round, to label the policy's states or to watch
-# and take over. All rows have the same network, number of updates and seeds. (A DAgger evaluates
-# one episode per environment in each round; five are enough for its curve.)
-METHODS = {  # a script, and flags of its own
-    "cloning": ("bc_mse", ""),
-    "DART": ("dart", ""),
-    "DAgger": ("dagger", ""),
-    "HG-DAgger, one network": ("hg_dagger", " --gate-threshold 0.5 --ensemble-size 1"),
-    "HG-DAgger, five networks": ("hg_dagger", " --gate-threshold 0.5"),
-}
-
-
-def labelled_by(method, num_episodes):
-    script, flags = METHODS[method]
-    if script not in DAGGERS:
-        return with_demos(script, num_episodes)
-    rounds = f"--num-demos 1 --num-rounds {num_episodes - 1} --episodes-per-round 1 --num-envs 5"
-    return f"{script} {rounds}{flags}"
-
-
-LABELS = {
-    env_id: (
-        [
-            labelled_by(method, num_episodes)
-            for num_episodes in NUM_DEMOS
-            for method in METHODS
-            if num_episodes > 1 or method in ("cloning", "DART")
-        ],
-        [4, 5, 6, 8, 9],
-    )
-    for env_id in LOCOMOTION
-}
-
-# The default of dart.py's --noise was chosen on these seeds, which no other table reports.
-NOISES = [0.03, 0.06, 0.12]
-NOISE_DEMOS = dict(zip(LOCOMOTION, [1, 4, 4, 4, 10], strict=True))
-NOISE = {
-    env_id: ([f"{with_demos('dart', n)} --noise {noise}" for noise in NOISES], [71, 72, 73])
-    for env_id, n in NOISE_DEMOS.items()
-}
-
-# Few labels, and who chooses the states that get them. `--num-rounds 0` is behaviour cloning: on as
-# many labels as DAgger begins with, and on about as many as it ends with, or more: scattered over
-# many demonstrations, and all of a few.
-CLOSED_SEEDS = [11, 12, 13, 14, 15]
-SMALL = "--num-updates 5000 --eval-episodes 500"
-LEFT = "road/left-v0"
-DISTURBED = f"--dataset {LEFT} --expert experts.driving:prefers_left {SMALL}"
-CLOSED = {
-    "Hopper-v4": (
-        [
-            "dagger --num-rounds 0 --num-demos 1 --label-share 0.1",
-            "dagger --num-rounds 0 --num-demos 30 --label-share 0.1",
-            "dagger --num-rounds 0 --num-demos 3",
-            "dagger --num-rounds 10 --num-demos 1 --label-share 0.1",
-            "hg_dagger --num-rounds 10 --num-demos 1 --label-share 0.1",
-            "dagger",
-            "hg_dagger",
-        ],
-        CLOSED_SEEDS,
-    ),
-    "CartPole-v1": (
-        [
-            f"dagger --num-rounds 0 --num-demos 1 --label-share 0.05 {SMALL}",
-            f"dagger --num-rounds 0 --num-demos 40 --label-share 0.05 {SMALL}",
-            f"dagger --num-demos 1 --label-share 0.05 {SMALL}",
-            f"hg_dagger --num-demos 1 --label-share 0.05 --gate-threshold 0.5 {SMALL}",
-        ],
-        CLOSED_SEEDS,
-    ),
-    "LaneChangeDisturbed-v0": (
-        [
-            f"dagger --num-rounds 0 {DISTURBED}",
-            f"dagger --num-rounds 0 --num-demos 200 {DISTURBED}",
-            f"dagger --num-rounds 0 --num-demos 200 --expert experts.driving:prefers_left {SMALL}",
-            f"dagger --episodes-per-round 20 {DISTURBED}",
-            f"hg_dagger --episodes-per-round 20 --gate-threshold 1.5 --gate-steps 1 {DISTURBED}",
-        ],
-        CLOSED_SEEDS,
-    ),
-    # Two modes: whose states are labelled and how many modes a policy can hold are two questions.
-    "LaneChange-v0": ([f"dagger --episodes-per-round 20 {SMALL}"], CLOSED_SEEDS),
-}
-
-# Ten demonstrations of Humanoid, or as many labels from the starts of fifty; plain and disturbed.
-STARTS = "humanoid/starts-v0"
-NOISY_STARTS = "humanoid/noisy-starts-v0"
-HUMANOID = {
-    "Humanoid-v4": (
-        [
-            *SCRIPTS,
-            *[f"{script} --num-demos 50 --dataset {STARTS}" for script in SCRIPTS],
-            "dart",
-            f"bc_mse --num-demos 50 --dataset {NOISY_STARTS}",
-        ],
-        [4, 5, 6, 8, 9],
-    )
-}
-
-# Data sets that are recorded anew for each seed, with the seeds of a script's demonstrations.
-RECORDINGS = {
-    LEFT: "--env-id LaneChange-v0 --expert experts.driving:prefers_left --episodes 200",
-    STARTS: "--env-id Humanoid-v4 --max-episode-steps 200 --episodes 55",
-    NOISY_STARTS: "--env-id Humanoid-v4 --max-episode-steps 200 --episodes 55 --noise 0.06",
-}
-
-# Ten actions a second, not one in two seconds: is the mean of two modes still a mistake?
-RATES = {"LaneChange10Hz-v0": ([f"{script} {ROAD}" for script in SCRIPTS], [*range(21, 26)])}
-
-
-def two_experts(flags, pair):
-    """Demonstrations of one expert; and of it and its mirror image, half of each."""
-    both = [f"{script} {flags} --expert benchmark.gaits:{pair}" for script in SCRIPTS]
-    return [f"bc_mse {flags}", *both], [4, 5, 6]
-
-
-GAITS = {
-    "Reacher-v4": two_experts("--num-envs 20 --num-demos 200", "reacher"),
-    "Swimmer-v4": two_experts("--num-demos 20", "swimmer"),
-}
-GRIDS = {
-    "offline": OFFLINE,
-    "modes": MODES,
-    "uneven": UNEVEN,
-    "roads": ROADS,
-    "demonstrations": DEMONSTRATIONS,
-    "labels": LABELS,
-    "noise": NOISE,
-    "closed": CLOSED,
-    "rates": RATES,
-    "humanoid": HUMANOID,
-    "gaits": GAITS,
-}
 
 
 @dataclass
@@ -239,13 +53,14 @@ class Args(Machines):
 
 
 def path_of(env_id, row, seed):
-    name = re.sub("[ :/]", "-", row.replace(" --", "-"))
+    name = re.sub("[ :/]", "-", str(row).replace(" --", "-"))
     return RESULTS / f"{env_id}__{name}__{seed}.json"
 
 
 def with_old_flags(row):
     """The row with the flags that the scripts had when most of the results were made."""
-    return re.sub("label-share ([0-9.]+)", lambda m: f"label-every {1 / float(m[1]):.0f}", row)
+    old = re.sub("label-share ([0-9.]+)", lambda m: f"label-every {1 / float(m[1]):.0f}", row.flags)
+    return row._replace(flags=old)
 
 
 def read(path):
@@ -281,7 +96,7 @@ def missing_cells(args):
         rows, seeds = grid[env_id]
         for number, seed in enumerate(args.seeds or seeds):
             for row in rows:
-                is_chosen = not args.scripts or row.split()[0] in args.scripts
+                is_chosen = not args.scripts or row.script in args.scripts
                 is_chosen = is_chosen and (not chosen or row in chosen)
                 if is_chosen and not path_of(env_id, row, seed).exists():
                     cells.append((number, env_id, row, seed))
@@ -291,16 +106,16 @@ def missing_cells(args):
 
 def estimated_seconds(env_id, row):
     """The mean of the finished runs of this script in this environment; 300 where there is none."""
-    pattern = f"{env_id}__{row.split()[0]}[-_]*.json"
+    pattern = f"{env_id}__{row.script}[-_]*.json"
     seconds = [read(path)["seconds"] for path in RESULTS.glob(pattern)]
     return sum(seconds) / len(seconds) if seconds else 300
 
 
-def run_in(directory, script, env_id, seed, flags):
+def run_in(directory, row, env_id, seed):
     """Run a script as people run it: its run's directory, and the line with which it ends."""
     environment = os.environ | {"MINARI_DATASETS_PATH": f"{directory}/datasets"}
-    flags = [*flags, "--env-id", env_id, "--seed", str(seed), "--run-dir", f"{directory}/runs"]
-    commands = [[f"{script}.py", *flags]]
+    flags = [*row.flags.split(), "--env-id", env_id, "--seed", str(seed)]
+    commands = [[f"{row.script}.py", *flags, "--run-dir", f"{directory}/runs"]]
     for name in RECORDINGS.keys() & set(flags):
         recording = [*RECORDINGS[name].split(), "--dataset-id", name]
         seeds = ["--seed", str(1_000_000 * seed)]
@@ -344,9 +159,8 @@ def describe(run):
 
 def run_script(env_id, row, seed):
     """In a worker: the results, and the line with which the script ends."""
-    script, *flags = row.split()
     with tempfile.TemporaryDirectory() as directory:
-        run, line = run_in(directory, script, env_id, seed, flags)
+        run, line = run_in(directory, row, env_id, seed)
         return describe(run), line
 
 
@@ -388,10 +202,10 @@ def run_missing(cells, args, work):
     return run_cells(missing, args.address, args.num_cpus, work) if missing else []
 
 
-def trained(script, env_id, seed, *flags):
-    """The policy of a run of the script, and the run's results."""
+def trained(row, env_id, seed):
+    """The policy of a run of the row, and the run's results."""
     with tempfile.TemporaryDirectory() as directory:
-        run, line = run_in(directory, script, env_id, seed, flags)
+        run, line = run_in(directory, row, env_id, seed)
         print(line, flush=True)
         return load(run)
 
@@ -401,7 +215,9 @@ def main(args):
     cells = missing_cells(args)
     if args.dry_run:
         for env_id, row, seed in cells:
-            print(f"{estimated_seconds(env_id, row):6.0f} s  {env_id}  {row}  --seed {seed}")
+            print(
+                f"{estimated_seconds(env_id, row):6.0f} s  {env_id}  {row.command}  --seed {seed}"
+            )
         hours = sum(estimated_seconds(env_id, row) for env_id, row, _ in cells) / 3600
         print(f"{len(cells)} runs are missing, about {hours:.1f} core hours")
         return

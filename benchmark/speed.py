@@ -26,7 +26,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from benchmark.run import RESULTS, SCRIPTS
+from benchmark.grids import SCRIPTS
+from benchmark.run import RESULTS
 
 BATCH_SIZE = 256
 OBS_DIM = 11

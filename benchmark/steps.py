@@ -12,10 +12,11 @@ import time
 
 import tyro
 
-from benchmark.run import ROAD, Machines, run_missing, trained
+from benchmark.grids import ROAD, Row
+from benchmark.run import Machines, run_missing, trained
 
 ENV_ID = "Slalom-v0"
-SCRIPTS = ["bc_diffusion", "bc_flow"]
+ROWS = [Row(script, study="steps") for script in ("bc_diffusion", "bc_flow")]
 NUM_STEPS = [1, 2, 4, 8, 16, 25, 50]
 SEEDS = [21, 22, 23]
 EVAL_EPISODES = 500
@@ -27,9 +28,8 @@ def measure(env_id, row, seed):
 
     start = time.time()
     torch.set_num_threads(1)
-    _, script = row.split()
-    module = importlib.import_module(script)
-    policy, _ = trained(script, env_id, seed, *ROAD.split())
+    module = importlib.import_module(row.script)
+    policy, _ = trained(row._replace(flags=ROAD), env_id, seed)
     args = module.Args(env_id=env_id, seed=seed)
     envs = module.make_envs(args, 25)
     found = {}
@@ -37,13 +37,13 @@ def measure(env_id, row, seed):
         policy.args.num_inference_steps = num_steps
         results = module.evaluate(args, envs, policy, EVAL_EPISODES)
         found[num_steps] = {key: results[key] for key in ("success_rate", "modes")}
-    measured = {"env_id": env_id, "row": row, "seed": seed, "steps": found}
+    measured = {"env_id": env_id, "row": str(row), "seed": seed, "steps": found}
     rates = ", ".join(f"{num}: {result['success_rate']:.1%}" for num, result in found.items())
     return measured | {"seconds": time.time() - start}, f"{row} on {env_id}, seed {seed}: {rates}"
 
 
 def main(args):
-    cells = [(ENV_ID, f"steps {script}", seed) for seed in SEEDS for script in SCRIPTS]
+    cells = [(ENV_ID, row, seed) for seed in SEEDS for row in ROWS]
     failed = run_missing(cells, args, measure)
     sys.exit(len(failed) > 0)
 

@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 
 import bc_mse
 import experts
-from benchmark.run import CLOSED
+from benchmark.grids import CLOSED
 from experts.driving import DrivingEnv, DrivingExpert, prefers_left
 
 
@@ -280,9 +280,9 @@ def test_an_action_that_is_not_finite_is_refused():
 
 def test_the_drivers_noise_alone_opens_the_gate_of_the_benchmark_in_a_few_percent_of_steps():
     rows, _ = CLOSED["LaneChangeDisturbed-v0"]
-    gated = next(row for row in rows if row.startswith("hg_dagger"))
-    assert "--gate-steps 1 " in gated
-    threshold = float(gated.split("--gate-threshold ")[1].split()[0])
+    gated = next(row for row in rows if row.script == "hg_dagger")
+    assert "--gate-steps 1 " in gated.flags
+    threshold = float(gated.flags.split("--gate-threshold ")[1].split()[0])
 
     envs = bc_mse.make_envs(bc_mse.Args(env_id="LaneChange-v0"), 10)
     demos = bc_mse.rollout(envs, prefers_left, 200, seed=0)

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 import bc_mog
-from benchmark import compounding, finetune, run, steps
+from benchmark import compounding, finetune, grids, run, steps
+from benchmark.grids import Row
 
 SMALL = "--num-demos 2 --num-envs 2 --num-updates 300 --eval-episodes 2 --hidden-dim 16"
-DISTURBED = f"dagger --num-rounds 0 {run.DISTURBED} {SMALL} --num-demos 200"
-CELLS = [("LaneChange-v0", f"bc_mse {SMALL}", seed) for seed in range(3)]
+DISTURBED = Row("dagger", f"--num-rounds 0 {grids.DISTURBED} {SMALL} --num-demos 200")
+CELLS = [("LaneChange-v0", Row("bc_mse", SMALL), seed) for seed in range(3)]
 CELLS += [("LaneChangeDisturbed-v0", DISTURBED, 11)]
-WRONG = ("LaneChange-v0", f"bc_mse {SMALL} --num-demos 0", 0)
+WRONG = ("LaneChange-v0", Row("bc_mse", f"{SMALL} --num-demos 0"), 0)
 
 # The work kills its own process once; prints the failed cells.
 PROGRAM = """
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 from benchmark import run
+from benchmark.grids import Row
 
 once = Path(sys.argv[2])
 
@@ -35,7 +37,7 @@ def work(env_id, row, seed):
     return run.run_script(env_id, row, seed)
 
 run.RESULTS = Path(sys.argv[1])
-cells = [tuple(cell) for cell in json.loads(sys.argv[3])]
+cells = [(env_id, Row(*row), seed) for env_id, row, seed in json.loads(sys.argv[3])]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 cluster.add_node(num_cpus=1)
 failed = run.run_cells(cells, cluster.address, work=work)
@@ -46,35 +48,36 @@ print(json.dumps(failed))
 
 def all_cells():
     """Of all grids, and of the studies that run on their own."""
-    for grid in run.GRIDS.values():
+    for grid in grids.GRIDS.values():
         for env_id, (rows, seeds) in grid.items():
             yield from itertools.product([env_id], rows, seeds)
     for env_id, rows in compounding.ROWS.items():
-        yield from itertools.product([env_id], rows, compounding.SEEDS)
-    yield from itertools.product(finetune.ENV_IDS, finetune.ROWS, finetune.SEEDS)
-    rows = [f"steps {script}" for script in steps.SCRIPTS]
-    yield from itertools.product([steps.ENV_ID], rows, steps.SEEDS)
+        yield from itertools.product([env_id], rows.values(), compounding.SEEDS)
+    yield from itertools.product(finetune.ENV_IDS, finetune.ROWS.values(), finetune.SEEDS)
+    yield from itertools.product([steps.ENV_ID], steps.ROWS, steps.SEEDS)
 
 
 def test_what_is_missing_depends_on_the_flags_and_on_the_results(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "RESULTS", tmp_path)
-    for grid, environments in run.GRIDS.items():
+    for grid, environments in grids.GRIDS.items():
         expected = sum(len(rows) * len(seeds) for rows, seeds in environments.values())
         assert len(run.missing_cells(run.Args(grid=grid))) == expected
 
     args = run.Args(env_ids=("Walker2d-v4",), scripts=("bc_mse", "bc_mog"), seeds=(4, 7))
-    cells = [("Walker2d-v4", row, seed) for seed in (4, 7) for row in ("bc_mse", "bc_mog")]
+    cells = [
+        ("Walker2d-v4", row, seed) for seed in (4, 7) for row in (Row("bc_mse"), Row("bc_mog"))
+    ]
     assert run.missing_cells(args) == cells
     run.path_of(*cells[1]).write_text(json.dumps({"total_seconds": 40}))  # as it was called
-    run.path_of("Walker2d-v4", "bc_mog", 8).write_text(json.dumps({"seconds": 50}))
+    run.path_of("Walker2d-v4", Row("bc_mog"), 8).write_text(json.dumps({"seconds": 50}))
     assert run.missing_cells(args) == [cells[0], *cells[2:]]
-    assert run.estimated_seconds("Walker2d-v4", "bc_mog") == 45
-    assert run.estimated_seconds("Walker2d-v4", "bc_mse") == 300
+    assert run.estimated_seconds("Walker2d-v4", Row("bc_mog")) == 45
+    assert run.estimated_seconds("Walker2d-v4", Row("bc_mse")) == 300
 
     args = run.Args(grid="demonstrations", env_ids=("Ant-v4",), scripts=("bc_mse",), seeds=(4,))
     args.num_demos = (10, 25)
     rows = [row for _, row, _ in run.missing_cells(args)]
-    assert rows == ["bc_mse", "bc_mse --num-demos 25"]
+    assert rows == [Row("bc_mse"), Row("bc_mse", "--num-demos 25")]
     seeds = [seed for _, _, seed in run.missing_cells(run.Args(grid="demonstrations"))]
     assert seeds == sorted(seeds)  # a grid that is stopped has whole columns of few seeds
 
@@ -87,9 +90,9 @@ def test_every_result_belongs_to_a_grid_or_to_a_study():
 
 
 def test_a_row_has_the_results_of_its_old_flags_until_it_has_its_own(tmp_path, monkeypatch):
-    old = "dagger --num-demos 1 --label-every 20 --dataset road/left-v0 --expert a:b"
-    new = "dagger --num-demos 1 --label-share 0.05 --dataset road/left-v0 --expert a:b"
-    rows = [row for row in run.CLOSED["Hopper-v4"][0] if "label-share" in row]
+    old = Row("dagger", "--num-demos 1 --label-every 20 --dataset road/left-v0 --expert a:b")
+    new = Row("dagger", "--num-demos 1 --label-share 0.05 --dataset road/left-v0 --expert a:b")
+    rows = [row for row in grids.CLOSED["Hopper-v4"][0] if "label-share" in row.flags]
     assert len(rows) == 4
     assert all(run.results_of("Hopper-v4", row, [11, 12]) for row in rows)
     monkeypatch.setattr(run, "RESULTS", tmp_path)
@@ -130,7 +133,7 @@ def test_a_cluster_of_two_nodes_finishes_every_cell_although_a_worker_is_killed(
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.strip().splitlines()
     assert (tmp_path / "killed").exists()
-    assert json.loads(last) == [list(WRONG)]
+    assert json.loads(last) == json.loads(json.dumps([WRONG]))
     assert sum("LaneChange-v0__bc_mse__" in line for line in lines) == 3
     assert sum("FAILED" in line for line in lines) == 1
     for cell in CELLS:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 import bc_gaussian
 import bc_mog
 from benchmark import chain, compounding, finetune, gaits, labels, report, run, scores
+from benchmark.grids import DAGGERS, SCRIPTS, Row
 from experts import table
 from experts.driving import DrivingExpert
 
@@ -34,7 +35,7 @@ def test_each_table_is_in_a_document_and_both_readmes_have_the_same_code_links_a
 
 
 def test_docstrings_show_the_committed_results(tmp_path, monkeypatch):
-    for script in [*report.SCRIPTS, *report.DAGGERS]:
+    for script in [*SCRIPTS, *DAGGERS]:
         text = (report.ROOT / f"{script}.py").read_text()
         assert f"    python {script}.py --env-id Hopper-v4  # return " in text
         assert report.with_receipt(script) == text
@@ -47,7 +48,7 @@ def test_docstrings_show_the_committed_results(tmp_path, monkeypatch):
     for schema, score in (({}, "not measured yet"), ({"schema": 2}, "45, std 7 over 2 seeds")):
         for seed in (4, 5):
             text = json.dumps({"return_mean": 10 * seed} | schema)
-            run.path_of("Hopper-v4", "bc_mog", seed).write_text(text)
+            run.path_of("Hopper-v4", Row("bc_mog"), seed).write_text(text)
         assert report.with_receipt("bc_mog") == f"{line}{score}\n"
 
 

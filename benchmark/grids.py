@@ -1,0 +1,218 @@
+"""The rows and seeds of the tables: what `python -m benchmark.run --grid <name>` runs.
+
+A grid is {environment: (rows, seeds)}. Rows that are compared have the same seeds.
+
+A run with a seed s starts its environments from 1,000,000 s on for demonstrations and rounds, from
+there + 500,000 for evaluations; its expert draws from + 700,000. The studies use + 600,000 to train
+PPO and + 800,000 to evaluate it (finetune.py), + 700,000 for the episodes of compounding.py, and
+950,000,000 to 980,000,100 in gaits.py. The defaults of the scripts were tuned on the seeds 0, 1, 7,
+10, 71 to 77 and 100, the noise of DART on 71 to 73: no other table reports them.
+"""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """A script and its flags, run as it is, or in a study that measures more."""
+
+    script: str
+    flags: str = ""
+    study: str = ""
+
+    def __str__(self):
+        """As in the names of results."""
+        return " ".join(part for part in (self.study, self.script, self.flags) if part)
+
+    @property
+    def command(self):
+        return f"{self.script}.py {self.flags}".strip()
+
+
+def rows_of(scripts, flags=""):
+    return [Row(script, flags) for script in scripts]
+
+
+SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion", "bc_flow"]
+DAGGERS = ["dagger", "hg_dagger"]
+FIVE = [4, 5, 6, 8, 9]
+
+# --- The road ---
+ROAD = "--num-demos 200 --num-updates 5000 --eval-episodes 500"
+LONG = "--num-demos 200 --eval-episodes 500"  # 20,000 updates
+DRAWN = Row("bc_gaussian", f"--stochastic {ROAD}")
+ON_ROADS = ([*rows_of(SCRIPTS, ROAD), DRAWN], [*range(21, 31)])
+
+# Does it depend on the seed, or on how long they train?
+ROADS = {
+    env_id: ([*rows_of(SCRIPTS, ROAD), *rows_of(SCRIPTS, LONG)], [*range(21, 41)])
+    for env_id in ("LaneChange-v0", "Slalom-v0")
+}
+
+# How often does each mode occur? And if the expert passes on the left four times out of five?
+MODES = {"LaneChange-v0": (rows_of(SCRIPTS[2:], ROAD), [*range(21, 41)])}
+MOSTLY_LEFT = f"{ROAD} --expert experts.driving:mostly_left"
+UNEVEN = {"LaneChange-v0": (rows_of(SCRIPTS[2:], MOSTLY_LEFT), [*range(21, 26)])}
+
+# Ten actions a second, not one in two seconds: is the mean of two modes still a mistake?
+RATES = {"LaneChange10Hz-v0": (rows_of(SCRIPTS, ROAD), [*range(21, 26)])}
+
+OFFLINE = {
+    "Hopper-v4": (rows_of(SCRIPTS), FIVE),
+    "Walker2d-v4": (rows_of(SCRIPTS), [4, 5, 6]),
+    "LaneChange-v0": ON_ROADS,
+    "Slalom-v0": ON_ROADS,
+    "CartPole-v1": ([Row("bc_autoregressive", "--eval-episodes 500")], [4, 5, 6]),
+}
+
+# --- Demonstrations and labels, on five tasks ---
+LOCOMOTION = ["Hopper-v4", "Walker2d-v4", "HalfCheetah-v4", "Ant-v4", "Humanoid-v4"]
+NUM_DEMOS = [1, 4, 10, 25]
+
+
+def with_demos(script, num_demos):
+    return Row(script, "" if num_demos == 10 else f"--num-demos {num_demos}")
+
+
+DEMONSTRATIONS = {
+    env_id: ([with_demos(script, num) for num in NUM_DEMOS for script in SCRIPTS], FIVE)
+    for env_id in LOCOMOTION
+}
+
+# What a label buys. A row costs 1, 4, 10 or 25 episodes of the expert's time: to act, plainly or in
+# noise; or after a first demonstration one in each round, to label the policy's states or to watch
+# and take over. All rows have the same network, number of updates and seeds. (A DAgger evaluates
+# one episode per environment in each round; five are enough for its curve.)
+METHODS = {  # a script, and flags of its own
+    "cloning": ("bc_mse", ""),
+    "DART": ("dart", ""),
+    "DAgger": ("dagger", ""),
+    "HG-DAgger, one network": ("hg_dagger", " --gate-threshold 0.5 --ensemble-size 1"),
+    "HG-DAgger, five networks": ("hg_dagger", " --gate-threshold 0.5"),
+}
+
+
+def labelled_by(method, num_episodes):
+    script, flags = METHODS[method]
+    if script not in DAGGERS:
+        return with_demos(script, num_episodes)
+    rounds = f"--num-demos 1 --num-rounds {num_episodes - 1} --episodes-per-round 1 --num-envs 5"
+    return Row(script, rounds + flags)
+
+
+LABELS = {
+    env_id: (
+        [
+            labelled_by(method, num_episodes)
+            for num_episodes in NUM_DEMOS
+            for method in METHODS
+            if num_episodes > 1 or method in ("cloning", "DART")
+        ],
+        FIVE,
+    )
+    for env_id in LOCOMOTION
+}
+
+NOISES = [0.03, 0.06, 0.12]
+NOISE_DEMOS = [1, 4, 4, 4, 10]  # of each task
+NOISE = {
+    env_id: (
+        [Row("dart", f"{with_demos('dart', num).flags} --noise {x}".strip()) for x in NOISES],
+        [71, 72, 73],
+    )
+    for env_id, num in zip(LOCOMOTION, NOISE_DEMOS, strict=True)
+}
+
+# Ten demonstrations of Humanoid, or as many labels from the starts of fifty; plain and disturbed.
+STARTS = "humanoid/starts-v0"
+NOISY_STARTS = "humanoid/noisy-starts-v0"
+HUMANOID = {
+    "Humanoid-v4": (
+        [
+            *rows_of(SCRIPTS),
+            *rows_of(SCRIPTS, f"--num-demos 50 --dataset {STARTS}"),
+            Row("dart"),
+            Row("bc_mse", f"--num-demos 50 --dataset {NOISY_STARTS}"),
+        ],
+        FIVE,
+    )
+}
+
+# --- Few labels, and who chooses the states that get them ---
+# `--num-rounds 0` is behaviour cloning: on as many labels as DAgger begins with, and on about as
+# many as it ends with, or more: scattered over many demonstrations, and all of a few.
+CLOSED_SEEDS = [11, 12, 13, 14, 15]
+SMALL = "--num-updates 5000 --eval-episodes 500"
+LEFT = "road/left-v0"
+PREFERS_LEFT = "--expert experts.driving:prefers_left"
+DISTURBED = f"--dataset {LEFT} {PREFERS_LEFT} {SMALL}"
+CLOSED = {
+    "Hopper-v4": (
+        [
+            Row("dagger", "--num-rounds 0 --num-demos 1 --label-share 0.1"),
+            Row("dagger", "--num-rounds 0 --num-demos 30 --label-share 0.1"),
+            Row("dagger", "--num-rounds 0 --num-demos 3"),
+            Row("dagger", "--num-rounds 10 --num-demos 1 --label-share 0.1"),
+            Row("hg_dagger", "--num-rounds 10 --num-demos 1 --label-share 0.1"),
+            Row("dagger"),
+            Row("hg_dagger"),
+        ],
+        CLOSED_SEEDS,
+    ),
+    "CartPole-v1": (
+        [
+            Row("dagger", f"--num-rounds 0 --num-demos 1 --label-share 0.05 {SMALL}"),
+            Row("dagger", f"--num-rounds 0 --num-demos 40 --label-share 0.05 {SMALL}"),
+            Row("dagger", f"--num-demos 1 --label-share 0.05 {SMALL}"),
+            Row("hg_dagger", f"--num-demos 1 --label-share 0.05 --gate-threshold 0.5 {SMALL}"),
+        ],
+        CLOSED_SEEDS,
+    ),
+    "LaneChangeDisturbed-v0": (
+        [
+            Row("dagger", f"--num-rounds 0 {DISTURBED}"),
+            Row("dagger", f"--num-rounds 0 --num-demos 200 {DISTURBED}"),
+            Row("dagger", f"--num-rounds 0 --num-demos 200 {PREFERS_LEFT} {SMALL}"),
+            Row("dagger", f"--episodes-per-round 20 {DISTURBED}"),
+            Row(
+                "hg_dagger",
+                f"--episodes-per-round 20 --gate-threshold 1.5 --gate-steps 1 {DISTURBED}",
+            ),
+        ],
+        CLOSED_SEEDS,
+    ),
+    # Two modes: whose states are labelled and how many modes a policy can hold are two questions.
+    "LaneChange-v0": ([Row("dagger", f"--episodes-per-round 20 {SMALL}")], CLOSED_SEEDS),
+}
+
+# --- One expert, and it with its mirror image, half of the demonstrations each ---
+ONE_EXPERT = {
+    "Reacher-v4": Row("bc_mse", "--num-envs 20 --num-demos 200"),
+    "Swimmer-v4": Row("bc_mse", "--num-demos 20"),
+}
+PAIRS = {"Reacher-v4": "benchmark.gaits:reacher", "Swimmer-v4": "benchmark.gaits:swimmer"}
+BOTH_EXPERTS = {
+    env_id: rows_of(SCRIPTS, f"{ONE_EXPERT[env_id].flags} --expert {pair}")
+    for env_id, pair in PAIRS.items()
+}
+GAITS = {env_id: ([ONE_EXPERT[env_id], *BOTH_EXPERTS[env_id]], [4, 5, 6]) for env_id in ONE_EXPERT}
+
+GRIDS = {
+    "offline": OFFLINE,
+    "modes": MODES,
+    "uneven": UNEVEN,
+    "roads": ROADS,
+    "demonstrations": DEMONSTRATIONS,
+    "labels": LABELS,
+    "noise": NOISE,
+    "closed": CLOSED,
+    "rates": RATES,
+    "humanoid": HUMANOID,
+    "gaits": GAITS,
+}
+
+# Data sets that are recorded anew for each seed, with the seeds of a script's demonstrations.
+RECORDINGS = {
+    LEFT: f"--env-id LaneChange-v0 {PREFERS_LEFT} --episodes 200",
+    STARTS: "--env-id Humanoid-v4 --max-episode-steps 200 --episodes 55",
+    NOISY_STARTS: "--env-id Humanoid-v4 --max-episode-steps 200 --episodes 55 --noise 0.06",
+}
