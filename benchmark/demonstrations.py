@@ -13,8 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmark.grids import LOCOMOTION, NUM_DEMOS, SCRIPTS
-from benchmark.report import demonstration_scores
 from benchmark.run import ROOT
+from benchmark.tables import demonstration_scores
 
 
 def draw(axis, env_id):

@@ -1,0 +1,257 @@
+"""The claims of the course with the numbers measured here, in English and in Chinese.
+
+`python -m benchmark.report` writes them into docs/notes.md and README.zh-CN.md.
+"""
+
+import json
+
+import numpy as np
+
+from benchmark import compounding, finetune, labels
+from benchmark.chain import exact
+from benchmark.gaits import OVERLAP
+from benchmark.grids import (
+    CLOSED_SEEDS,
+    DRAWN,
+    LOCOMOTION,
+    NUM_DEMOS,
+    OFFLINE,
+    ROAD,
+    SCRIPTS,
+    Row,
+)
+from benchmark.run import RESULTS, results_of
+from benchmark.tables import (
+    demonstration_scores,
+    mean_of,
+    of_both_experts,
+    scores_of,
+    table,
+)
+
+# The files, the claim and the template of its numbers; then both in Chinese.
+CLAIMS = [
+    (
+        "`bc_mse.py`",
+        "Squared loss learns the mean; between two modes it drives into the obstacle",
+        "LaneChange: success {lane[bc_mse]}, of the expert 100%",
+        "平方损失学到均值；在两个模态之间，它会撞上障碍物",
+        "LaneChange：成功率 {lane[bc_mse]}，专家 100%",
+    ),
+    (
+        "`bc_gaussian.py`",
+        "A Gaussian has one mode: wide enough for both sides, or between them",
+        "LaneChange: success {lane[bc_gaussian]} by its mean, {drawn} by draws",
+        "高斯分布只有一个模态：要么宽到盖住两侧，要么落在两者之间",
+        "LaneChange：用均值行动成功率 {lane[bc_gaussian]}，用采样行动 {drawn}",
+    ),
+    (
+        "`bc_mog.py`, `bc_autoregressive.py`, `bc_diffusion.py`, `bc_flow.py`",
+        "Distributions that can hold several modes do",
+        "success {lanes} on LaneChange, {slaloms} on Slalom, all 8 modes",
+        "能表示多个模态的分布可以做到",
+        "成功率：LaneChange {lanes}，Slalom {slaloms}，8 个模态都出现",
+    ),
+    (
+        "`benchmark/prices.py`, `benchmark/speed.py`",
+        "Each has its price: a number of components, rounding to bins, or many steps from noise to "
+        "action and no likelihood",
+        "an action of Hopper takes {times} times as long as that of squared loss; the nearest bins "
+        "are {rounding} away",
+        "每种方法各有代价：要选分量个数，要取整到箱，或者从噪声到动作要走许多步且没有似然",
+        "在 Hopper 上算一个动作的时间是平方损失的 {times} 倍；离最近的箱 {rounding}",
+    ),
+    (
+        "`benchmark/chain.py`",
+        "Where one mistake leads to the next, mistakes grow with the square of the horizon",
+        "one error in 1,000 steps: {chain[10]} mistakes in 10 steps, {chain[100]} in 100, "
+        "{chain[1000]} in 1,000; with recovery 0.01, 0.1 and 1",
+        "如果一个错误会引出下一个错误，错误数随时域的平方增长",
+        "每 1,000 步犯一次错：10 步内 {chain[10]} 个错误，100 步 {chain[100]} 个，1,000 步 "
+        "{chain[1000]} 个；能恢复时为 0.01、0.1 和 1 个",
+    ),
+    (
+        "`benchmark/compounding.py`",
+        "A clone errs more on its own states than on the expert's, from which it learns",
+        "distance from the expert in the first 100 steps of Humanoid-v4, on its states and on the "
+        "policy's own: {errors[0]} (1 demonstration), {errors[1]} (4), {errors[2]} (16), "
+        "{errors[3]} (64), {errors[4]} (DAgger)",
+        "克隆策略在自己访问到的状态上，误差比在它学习的专家状态上更大",
+        "Humanoid-v4 前 100 步与专家动作的距离，在专家的状态上 / 在策略自己的状态上："
+        "{errors[0]}（1 条示范），{errors[1]}（4 条），{errors[2]}（16 条），{errors[3]}（64 条），"
+        "{errors[4]}（DAgger）",
+    ),
+    (
+        "`bc_mse.py`",
+        "A policy's errors lead to states that its demonstrations do not cover",
+        "with ten demonstrations (labels): {ten[cloning]}",
+        "策略的错误把它带到示范没有覆盖的状态",
+        "十条示范（括号内为标签数）：{ten[cloning]}",
+    ),
+    (
+        "`bc_mse.py`",
+        "More demonstrations help; how many it takes depends on the task",
+        "mean of five tasks / Humanoid-v4: {demos[1]} with 1, {demos[4]} with 4, {demos[10]} with "
+        "10, {demos[25]} with 25",
+        "更多示范有帮助，需要多少取决于任务",
+        "五个任务的平均 / Humanoid-v4：1 条 {demos[1]}，4 条 {demos[4]}，10 条 {demos[10]}，"
+        "25 条 {demos[25]}",
+    ),
+    (
+        "`dagger.py`",
+        "DAgger fixes this with labels on the states that the policy visits",
+        "episodes of 150 that fall (labels): {falls[0]}; with clones of 64 demonstrations "
+        "{falls[1]}",
+        "DAgger 用策略访问到的状态上的标签解决这个问题",
+        "150 个回合中摔倒的回合数（标签数）：{falls[0]}；用 64 条示范克隆时 {falls[1]}",
+    ),
+    (
+        "`hg_dagger.py`",
+        "HG-DAgger needs fewer: a person labels only where they take over",
+        "Hopper-v4 by the default commands, a rule in the person's place: {default[dagger]} labels "
+        "(DAgger), {default[hg_dagger]} labels (five networks)",
+        "HG-DAgger 需要的标签更少：人只在接管时打标签",
+        "Hopper-v4 的默认命令（由一条规则代替人），回报 / 标签数：DAgger {default[dagger]}，"
+        "五个网络的 HG-DAgger {default[hg_dagger]}",
+    ),
+    (
+        "`dart.py`",
+        "Beyond the notes: a disturbed expert shows how to recover, and nobody labels anything",
+        "after ten episodes (labels): {ten[DART]}",
+        "讲义之外：给专家加扰动，它就会示范如何恢复，不需要任何人额外打标签",
+        "十个回合之后（括号内为标签数）：{ten[DART]}",
+    ),
+    (
+        "`bc_flow.py`",
+        "Beyond the notes: flow matching holds several modes too",
+        "success {slalom[bc_flow]} on Slalom with 16 steps, of diffusion {slalom[bc_diffusion]}",
+        "讲义之外：流匹配也能表示多个模态",
+        "Slalom 上走 16 步：成功率 {slalom[bc_flow]}，扩散 {slalom[bc_diffusion]}",
+    ),
+    (
+        "`benchmark/gaits.py`",
+        "Experts are often several; squared loss suffers only where the state leaves open which "
+        "one acts, and not always there",
+        "squared loss / the share of the variance of actions that is left open: {gaits}",
+        "专家常常不止一位；只有当状态没有说明是哪一位在行动时，平方损失才会受影响，而且并非总是如此",
+        "平方损失的回报 / 动作方差中未被状态决定的比例：{gaits}",
+    ),
+    (
+        "`benchmark/finetune.py`",
+        "A good clone is a head start for reinforcement learning; its gains do not last here",
+        "return at the start → after {steps} steps of PPO: from scratch {ppo[scratch]}; from the "
+        "clone of 1 demonstration {ppo[1]}; of 4 {ppo[4]}",
+        "好的克隆策略是强化学习的良好起点；在这里，微调带来的提升后来又丢失了",
+        "回报：开始时 → PPO 训练 {steps} 步之后。从零开始 {ppo[scratch]}；"
+        "从 1 条示范的克隆开始 {ppo[1]}；4 条 {ppo[4]}",
+    ),
+]
+
+
+def success(env_id, row):
+    """Of behaviour cloning on a road, in percent."""
+    _, seeds = OFFLINE[env_id]
+    return f"{mean_of(results_of(env_id, row, seeds), 'success_rate'):.1%}"
+
+
+def by_ten_episodes(method):
+    """Score and labels on each task, after ten episodes of the expert's time."""
+    cells = []
+    for env_id in LOCOMOTION:
+        num_labels, returns = labels.after_ten_episodes(env_id, method)
+        if len(returns):
+            cells.append(f"{env_id} {returns.mean():.3f} ({num_labels.mean():,.0f})")
+    return "; ".join(cells)
+
+
+def by_demonstrations(num_demos):
+    tasks = [demonstration_scores(env_id, "bc_mse", num_demos) for env_id in LOCOMOTION]
+    return f"{np.mean([task.mean() for task in tasks]):.2f} / {tasks[-1].mean():.2f}"
+
+
+def by_default(script):
+    """Score and labels of a DAgger's default command, on the seeds that both have."""
+    results = results_of("Hopper-v4", Row(script), CLOSED_SEEDS[:4])
+    score = scores_of("Hopper-v4", results).mean()
+    return f"{score:.3f} / {mean_of(results, 'expert_labels'):,.0f}"
+
+
+def falls_of(policy):
+    """Of a policy of `compounding`, on each task: how many episodes fall, and the labels."""
+    cells = []
+    for env_id, rows in compounding.ROWS.items():
+        results = results_of(env_id, rows[policy], compounding.SEEDS)
+        has_fallen = compounding.fallen(results)[..., -1]
+        cells.append(f"{env_id} {has_fallen.sum()} ({mean_of(results, 'expert_labels'):,.0f})")
+    return ", ".join(cells)
+
+
+def early_errors():
+    """On the expert's states / on its own, of each policy on Humanoid-v4."""
+    found = []
+    for row in compounding.ROWS["Humanoid-v4"].values():
+        errors = compounding.early_errors(results_of("Humanoid-v4", row, compounding.SEEDS))
+        found.append(" / ".join(f"{error:.2f}" for error in errors))
+    return found
+
+
+def two_experts():
+    cells = []
+    for env_id, overlap in json.loads(OVERLAP.read_text()).items():
+        score = of_both_experts(env_id, "bc_mse").mean()
+        cells.append(f"{env_id} {score:.2f} / {overlap['variance_left_open']:.1%}")
+    return ", ".join(cells)
+
+
+def fine_tuned(name):
+    cells = []
+    for env_id in finetune.ENV_IDS:
+        _, curves, _ = finetune.curves_of(env_id, name)
+        first, last = curves[:, [0, -1]].mean(axis=0)
+        cells.append(f"{env_id} {first:.2f} → {last:.2f}")
+    return ", ".join(cells)
+
+
+def measured():
+    """What the templates need."""
+    expressive = SCRIPTS[2:]
+    lane = {script: success("LaneChange-v0", Row(script, ROAD)) for script in SCRIPTS}
+    slalom = {script: success("Slalom-v0", Row(script, ROAD)) for script in SCRIPTS}
+    speed = json.loads((RESULTS / "speed.json").read_text())
+    prices = json.loads((RESULTS / "prices.json").read_text())
+    return {
+        "lane": lane,
+        "slalom": slalom,
+        "drawn": success("LaneChange-v0", DRAWN),
+        "lanes": ", ".join(lane[script] for script in expressive),
+        "slaloms": ", ".join(slalom[script] for script in expressive),
+        "times": ", ".join(f"{speed[script]['action_to_mse_1']:.1f}" for script in expressive),
+        "rounding": f"{prices['distance_to_bins']:.4f}",
+        "chain": {T: f"{exact(0.001, T):.3g}" for T in (10, 100, 1000)},
+        "errors": early_errors(),
+        "ten": {method: by_ten_episodes(method) for method in ("cloning", "DART")},
+        "demos": {num_demos: by_demonstrations(num_demos) for num_demos in NUM_DEMOS},
+        "falls": [falls_of("DAgger"), falls_of("cloning, 64 demonstrations")],
+        "default": {script: by_default(script) for script in ("dagger", "hg_dagger")},
+        "gaits": two_experts(),
+        "steps": f"{finetune.NUM_STEPS:,}",
+        "ppo": {"scratch": fine_tuned("scratch"), 1: fine_tuned("1"), 4: fine_tuned("4")},
+    }
+
+
+def english():
+    values = measured()
+    lines = [
+        f"| {claim} | {files} | {numbers.format_map(values)} |"
+        for files, claim, numbers, *_ in CLAIMS
+    ]
+    return table(["claim", "file", "here (on a scale on which the expert is 1)"], lines)
+
+
+def chinese():
+    values = measured()
+    lines = [
+        f"| {claim} | {files} | {numbers.format_map(values)} |"
+        for files, *_, claim, numbers in CLAIMS
+    ]
+    return table(["论断", "文件", "这里测得的数字（专家的回报为 1）"], lines)
