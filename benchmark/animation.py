@@ -1,20 +1,25 @@
-"""The animation of the argument: Humanoid by its expert, a clone, DART and DAgger, from one start.
+"""The two ends of the argument as animations.
 
-    MUJOCO_GL=egl python -m benchmark.animation
+    python -m benchmark.animation road
+    MUJOCO_GL=egl python -m benchmark.animation humanoid
 
-Trains bc_mse.py and dart.py on ten demonstrations, plain and disturbed, and dagger.py on ten and
-thirty episodes of its own; plays each from the first start of the evaluation in which the clone
-falls. Writes benchmark/figures/humanoid.webp.
+The road: four episodes of LaneChange-v0 by its expert, squared loss and a mixture, of 200
+demonstrations. Humanoid-v4: one episode by its expert, by bc_mse.py and dart.py after ten
+demonstrations, plain and disturbed, and by dagger.py after ten and thirty episodes of its own, from
+the first start of the evaluation in which the clone falls. Writes benchmark/figures/road.webp and
+humanoid.webp.
 """
 
-from itertools import count
+from itertools import chain, count
+from typing import Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
+import tyro
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmark.grids import Row
+from benchmark.grids import ROAD, Row
 from benchmark.run import ROOT, trained
 from experts import load_expert
 
@@ -46,8 +51,52 @@ def play(act, seed):
     return frames, fell
 
 
-def main():
-    torch.set_num_threads(1)
+def drive(act, seed):
+    """The frames of an episode, ten for each second of driving; the last stays for a second."""
+    env = gym.make("LaneChange-v0", render_mode="rgb_array_list")
+    obs, _ = env.reset(seed=seed)
+    done = False
+    while not done:
+        obs, _, done, *_ = env.step(act(obs[None])[0])
+    frames = env.render()
+    env.close()
+    return frames[::2] + [frames[-1]] * 10
+
+
+def in_step(episodes):
+    """Frames of several drivers, each an episode, as long as the longest of them."""
+    length = max(map(len, episodes))
+    return [frames + [frames[-1]] * (length - len(frames)) for frames in episodes]
+
+
+def labelled(frames, name, place):
+    font = ImageFont.load_default(size=18)
+    for frame in frames:
+        image = Image.fromarray(frame)
+        ImageDraw.Draw(image).text(place, name, fill="white", font=font)
+        yield np.array(image)
+
+
+def save(panels, name, axis, duration):
+    """An animation of panels beside (axis 1) or above each other (axis 0)."""
+    pictures = [Image.fromarray(np.concatenate(row, axis)) for row in zip(*panels, strict=True)]
+    options = {"duration": duration, "loop": 0, "quality": 60, "method": 6}
+    path = ROOT / "benchmark" / "figures" / f"{name}.webp"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], **options)
+
+
+def road():
+    acts = {"the expert": load_expert("LaneChange-v0", seed=2)}
+    for name, script in (("squared loss", "bc_mse"), ("mixture of Gaussians", "bc_mog")):
+        policy, _ = trained(Row(script, ROAD), "LaneChange-v0", 21)
+        acts[name] = policy.act
+    episodes = [in_step([drive(act, seed) for act in acts.values()]) for seed in range(4)]
+    panels = [list(chain(*frames)) for frames in zip(*episodes, strict=True)]
+    names = zip(panels, acts, strict=True)
+    save([list(labelled(frames, name, (480, 9))) for frames, name in names], "road", 0, 100)
+
+
+def humanoid():
     acts = {"the expert": load_expert(ENV_ID)}
     for name, row in ROWS.items():
         policy, _ = trained(row, ENV_ID, SEED)
@@ -56,22 +105,19 @@ def main():
     start = 1_000_000 * SEED + 500_000  # where the evaluation begins
     clone = acts["cloning, 10 episodes"]
     seed = next(seed for seed in count(start) if play(clone, seed)[1])
-    font = ImageFont.load_default(size=18)
     panels = []
     for name, act in acts.items():
         frames, fell = play(act, seed)
         print(f"{name}: {'falls' if fell else 'walks on'} (start {seed - start + 1})", flush=True)
-        labelled = []
-        for frame in frames:
-            image = Image.fromarray(frame)
-            ImageDraw.Draw(image).text((10, 8), name, fill="white", font=font)
-            labelled.append(np.array(image))
-        panels.append(labelled)
-    pictures = [Image.fromarray(np.concatenate(row, axis=1)) for row in zip(*panels, strict=True)]
-    path = ROOT / "benchmark" / "figures" / "humanoid.webp"
-    options = {"duration": EVERY * 15, "loop": 0, "quality": 60, "method": 6}  # a step is 15 ms
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], **options)
+        panels.append(list(labelled(frames, name, (10, 8))))
+    save(panels, "humanoid", 1, EVERY * 15)  # a step is 15 ms
+
+
+def main(which: tyro.conf.Positional[Literal["road", "humanoid"]]):
+    torch.set_num_threads(1)
+    torch.manual_seed(SEED)
+    road() if which == "road" else humanoid()
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -12,12 +12,18 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmark.grids import LABELS, LOCOMOTION, METHODS, NUM_DEMOS, labelled_by
+from benchmark.grids import DAGGERS, LABELS, LOCOMOTION, NUM_DEMOS, labelled_by
 from benchmark.run import ROOT, results_of
 from benchmark.scores import normalised
 
 ENOUGH = 0.95
-COLOURS = dict(zip(METHODS, ["#6b6f76", "#1f4e94", "#e08a1e", "#c0504d", "#7b4ea3"], strict=True))
+COLOURS = {
+    "cloning": "#6b6f76",
+    "DART": "#1f4e94",
+    "DAgger": "#e08a1e",
+    "HG-DAgger, one network": "#c0504d",
+    "HG-DAgger, five networks": "#7b4ea3",
+}
 
 
 def measured(env_id, method):
@@ -28,8 +34,9 @@ def measured(env_id, method):
     _, seeds = LABELS[env_id]
     cells = []
     for num_episodes in NUM_DEMOS:
-        is_first = num_episodes == 1 and method != "DART"
-        row = labelled_by("cloning" if is_first else method, num_episodes)
+        row = labelled_by(method, num_episodes)
+        if num_episodes == 1 and row.script in DAGGERS:
+            row = labelled_by("cloning", 1)
         results = results_of(env_id, row, seeds)
         if len(results) == len(seeds):
             labels = [result["expert_labels"] for result in results]

@@ -32,6 +32,8 @@ from benchmark.grids import (
     STARTS,
     UNEVEN,
     Row,
+    in_noise,
+    is_compared,
     with_demos,
 )
 from benchmark.run import RESULTS, results_of
@@ -230,11 +232,11 @@ def bought():
             found = labels.measured(env_id, method)
             if found is None:
                 continue
-            cells = dict.fromkeys(NUM_DEMOS, "not run")
+            cells = {n: "not run" if is_compared(env_id, method, n) else "–" for n in NUM_DEMOS}
             for num_episodes, num_labels, returns in zip(*found, strict=True):
                 cells[num_episodes] = f"{ranged(returns)}; {num_labels.mean():,.0f}"
-            enough = "not run"
-            if "not run" not in cells.values():
+            enough = "–"
+            if len(found[0]) == len(NUM_DEMOS):
                 number = labels.labels_until_enough(*found[1:])
                 enough = f"{number:,.0f}" if number else "not reached"
             lines.append(f"| `{env_id}` | {method} | {' | '.join(cells.values())} | {enough} |")
@@ -260,7 +262,9 @@ def ten_episodes():
 def noises():
     """DART by the size of its noise, on the seeds that its default was chosen on."""
     lines = []
-    for (env_id, (rows, seeds)), num_demos in zip(NOISE.items(), NOISE_DEMOS, strict=True):
+    for env_id, num_demos in NOISE_DEMOS:
+        _, seeds = NOISE[env_id]
+        rows = [in_noise(num_demos, noise) for noise in NOISES]
         found = [scores_of(env_id, results_of(env_id, row, seeds)) for row in rows]
         cells = [ranged(scores) if len(scores) else "not run" for scores in found]
         lines.append(f"| `{env_id}` | {num_demos} | {' | '.join(cells)} |")

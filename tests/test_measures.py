@@ -135,8 +135,16 @@ def test_two_experts_are_compared_on_states_of_other_episodes(apart, expected, m
         return obs, expert(obs)
 
     monkeypatch.setitem(gaits.PAIRS, "Pair-v0", (first, second, 4))
+
+    def share_of_second(queries, *states, real=gaits.share_of_second):
+        seconds.append((queries[:, 0] > 5).mean())
+        return real(queries, *states)
+
+    seconds = []  # the share of the queries that are the second's, if the states tell
+    monkeypatch.setattr(gaits, "share_of_second", share_of_second)
     monkeypatch.setattr(gaits, "steps_of", steps_of)
     alike, left_open = gaits.overlap("Pair-v0", 300)
+    assert seconds == [pytest.approx(0.5 * (apart > 5), abs=0.1)]
     assert alike == pytest.approx(expected, abs=0.05)
     assert left_open == pytest.approx(expected, abs=0.05)
     assert len(set(seeds)) == 4  # of each one to be found, and one to ask about
