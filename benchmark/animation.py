@@ -88,7 +88,7 @@ def save(panels, name, axis, duration):
 def road():
     acts = {"the expert": load_expert("LaneChange-v0", seed=2)}
     for name, script in (("squared loss", "bc_mse"), ("mixture of Gaussians", "bc_mog")):
-        policy, _ = trained(Row(script, ROAD), "LaneChange-v0", 21)
+        policy, _ = trained("LaneChange-v0", Row(script, ROAD), 21)
         acts[name] = policy.act
     episodes = [in_step([drive(act, seed) for act in acts.values()]) for seed in range(4)]
     panels = [list(chain(*frames)) for frames in zip(*episodes, strict=True)]
@@ -99,7 +99,7 @@ def road():
 def humanoid():
     acts = {"the expert": load_expert(ENV_ID)}
     for name, row in ROWS.items():
-        policy, _ = trained(row, ENV_ID, SEED)
+        policy, _ = trained(ENV_ID, row, SEED)
         acts[name] = policy.act
 
     start = 1_000_000 * SEED + 500_000  # where the evaluation begins

@@ -33,10 +33,10 @@ INTERVALS = [(0, 100), (100, 200), (200, 500), (500, 1000)]
 BIN = 20  # steps over which an error is averaged in time
 SEEDS = [31, 32, 33]
 FEW_EVALUATIONS = "--eval-every 20000 --eval-episodes 25"  # the episodes here are others
-LABELS = {f"cloning, {n} demonstration{'s' * (n > 1)}": n for n in (1, 4, 16, 64)}
+NUM_DEMOS = {f"cloning, {n} demonstration{'s' * (n > 1)}": n for n in (1, 4, 16, 64)}
 CLONING = {
     label: Row("bc_mse", f"--num-demos {n} {FEW_EVALUATIONS}", "compounding")
-    for label, n in LABELS.items()
+    for label, n in NUM_DEMOS.items()
 }
 
 
@@ -100,7 +100,7 @@ def measure(env_id, row, seed):
 
     start = time.time()
     torch.set_num_threads(1)
-    policy, results = trained(row, env_id, seed)
+    policy, results = trained(env_id, row, seed)
     expert = load_expert(env_id)
     envs = bc_mse.make_envs(bc_mse.Args(env_id=env_id), 25)
     horizon = envs[0].spec.max_episode_steps
@@ -119,6 +119,7 @@ def measure(env_id, row, seed):
         "expert_labels": results["expert_labels"],
         "return_mean": float(np.mean([episode.rewards.sum() for episode in own])),
         "seconds": time.time() - start,
+        "lengths": [len(distance) for distance in on_own],
         "mistakes": {str(T): made[:, T - 1].tolist() for T in HORIZONS},  # of each episode
         "error_on_expert": by_time(on_experts, horizon),
         "error_on_own": by_time(on_own, horizon),
@@ -181,6 +182,8 @@ def draw_errors(axis, env_id):
     """The error of clones of four demonstrations and of DAgger, by time."""
     for policy, colour in (("cloning, 4 demonstrations", BLUES[1]), ("DAgger", ORANGE)):
         results = results_of(env_id, ROWS[env_id][policy], SEEDS)
+        if not results:
+            continue
         for key, style, states in (("own", "-", "its own"), ("expert", "--", "the expert's")):
             errors = np.array([result[f"error_on_{key}"] for result in results], dtype=float)
             begins = np.arange(errors.shape[1]) * BIN

@@ -59,7 +59,7 @@ RECIPES = {
     "4": Recipe("from the clone of 4 demonstrations", "#1f4e94", 4, **CAREFUL),
     "4-as-from-scratch": Recipe("from the clone of 4, settings as from scratch", "#e08a1e", 4),
 }
-ROWS = {name: Row(name, study="finetune") for name in RECIPES}
+ROWS = {name: Row("bc_gaussian", study=f"finetune {name}") for name in RECIPES}
 
 
 def make_ppo(env_id, seed, learning_rate, sigma):
@@ -182,12 +182,12 @@ def measure(env_id, row, seed):
 
     start = time.time()
     torch.set_num_threads(1)
-    recipe = RECIPES[row.script]
+    recipe = RECIPES[row.study.split()[1]]
     ppo = make_ppo(env_id, seed, recipe.learning_rate, recipe.sigma)
     envs = bc_gaussian.make_envs(bc_gaussian.Args(env_id=env_id), EVAL_EPISODES)
     if recipe.num_demos is not None:
         flags = f"--num-demos {recipe.num_demos} {FEW_EVALUATIONS}"
-        clone, _ = trained(Row("bc_gaussian", flags), env_id, seed)
+        clone, _ = trained(env_id, Row("bc_gaussian", flags), seed)
         start_from(ppo, clone)
 
     curve = learn(ppo, recipe.warm_up, lambda: evaluate(ppo, envs, seed))

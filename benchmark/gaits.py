@@ -83,15 +83,19 @@ def steps_of(env_id, expert, num_episodes, seed):
 
 
 def share_of_second(queries, first, second):
-    """Among the nearest of both sets of states: (N,), for N queries (N, obs_dim)."""
+    """Among the nearest of both sets of states: (N,), for N queries (N, obs_dim).
+
+    Of states that are equally near, as where all episodes start alike, it takes any.
+    """
     states = np.concatenate([first, second])
     scale = states.std(axis=0)
     scale[scale < 1e-6] = 1.0
     is_second = np.arange(len(states)) >= len(first)
+    rng = np.random.default_rng(0)
     shares = []
     for query in queries:
         distances = np.square((states - query) / scale).sum(axis=1)
-        nearest = np.argpartition(distances, NUM_NEIGHBOURS)[:NUM_NEIGHBOURS]
+        nearest = np.lexsort((rng.random(len(states)), distances))[:NUM_NEIGHBOURS]
         shares.append(is_second[nearest].mean())
     return np.array(shares)
 

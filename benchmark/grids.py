@@ -2,11 +2,11 @@
 
 A grid is {environment: (rows, seeds)}. Rows that are compared have the same seeds.
 
-A run with a seed s starts its environments from 1,000,000 s on for demonstrations and rounds, from
-there + 500,000 for evaluations; its expert draws from + 700,000. The studies use + 600,000 to train
-PPO and + 800,000 to evaluate it (finetune.py), + 700,000 for the episodes of compounding.py, and
-950,000,000 to 980,000,100 in gaits.py. The defaults of the scripts were tuned on the seeds 0, 1, 7,
-10, 71 to 77 and 100, the noise of DART on 71 to 73: no other table reports them.
+Seeds: with --seed s a run starts its demonstrations from 1,000,000 s on, evaluations from + 500,000
+and the rounds of a DAgger from + 600,000; its expert draws from + 700,000, and noise and β from
++ 800,000. The studies start environments from + 600,000 to train PPO and + 800,000 to evaluate it
+(finetune.py), + 700,000 (compounding.py), and 950,000,000 to 980,000,100 (gaits.py). Defaults were
+tuned on the seeds 0, 1, 7, 10, 71 to 77 and 100, which no other table reports.
 """
 
 from typing import NamedTuple
@@ -33,12 +33,15 @@ def rows_of(scripts, flags=""):
 
 
 SCRIPTS = ["bc_mse", "bc_gaussian", "bc_mog", "bc_autoregressive", "bc_diffusion", "bc_flow"]
+EXPRESSIVE = SCRIPTS[2:]  # can hold several modes
 DAGGERS = ["dagger", "hg_dagger"]
+ALL = [*SCRIPTS, "dart", *DAGGERS]
 FIVE = [4, 5, 6, 8, 9]
 
 # --- The road ---
-ROAD = "--num-demos 200 --num-updates 5000 --eval-episodes 500"
-LONG = "--num-demos 200 --eval-episodes 500"  # 20,000 updates
+NUM_ROAD_DEMOS = 200
+LONG = f"--num-demos {NUM_ROAD_DEMOS} --eval-episodes 500"  # 20,000 updates
+ROAD = f"--num-demos {NUM_ROAD_DEMOS} --num-updates 5000 --eval-episodes 500"
 DRAWN = Row("bc_gaussian", f"--stochastic {ROAD}")
 ON_ROADS = ([*rows_of(SCRIPTS, ROAD), DRAWN], [*range(21, 31)])
 
@@ -49,9 +52,9 @@ ROADS = {
 }
 
 # How often does each mode occur? And if the expert passes on the left four times out of five?
-MODES = {"LaneChange-v0": (rows_of(SCRIPTS[2:], ROAD), [*range(21, 41)])}
+MODES = {"LaneChange-v0": (rows_of(EXPRESSIVE, ROAD), [*range(21, 41)])}
 MOSTLY_LEFT = f"{ROAD} --expert experts.driving:mostly_left"
-UNEVEN = {"LaneChange-v0": (rows_of(SCRIPTS[2:], MOSTLY_LEFT), [*range(21, 26)])}
+UNEVEN = {"LaneChange-v0": (rows_of(EXPRESSIVE, MOSTLY_LEFT), [*range(21, 26)])}
 
 # Ten actions a second, not one in two seconds: is the mean of two modes still a mistake?
 RATES = {"LaneChange10Hz-v0": (rows_of(SCRIPTS, ROAD), [*range(21, 26)])}
@@ -212,10 +215,10 @@ ONE_EXPERT = {
     "Reacher-v4": Row("bc_mse", "--num-envs 20 --num-demos 200"),
     "Swimmer-v4": Row("bc_mse", "--num-demos 20"),
 }
-PAIRS = {"Reacher-v4": "benchmark.gaits:reacher", "Swimmer-v4": "benchmark.gaits:swimmer"}
+PAIR_OF = {"Reacher-v4": "benchmark.gaits:reacher", "Swimmer-v4": "benchmark.gaits:swimmer"}
 BOTH_EXPERTS = {
     env_id: rows_of(SCRIPTS, f"{ONE_EXPERT[env_id].flags} --expert {pair}")
-    for env_id, pair in PAIRS.items()
+    for env_id, pair in PAIR_OF.items()
 }
 GAITS = {env_id: ([ONE_EXPERT[env_id], *BOTH_EXPERTS[env_id]], [4, 5, 6]) for env_id in ONE_EXPERT}
 
@@ -233,7 +236,7 @@ GRIDS = {
     "gaits": GAITS,
 }
 
-# Data sets that are recorded anew for each seed, with the seeds of a script's demonstrations.
+# Data sets that are recorded anew for each seed, from the starts of a script's demonstrations.
 RECORDINGS = {
     LEFT: f"--env-id LaneChange-v0 {PREFERS_LEFT} --episodes 200",
     STARTS: "--env-id Humanoid-v4 --max-episode-steps 200 --episodes 55",

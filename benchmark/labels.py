@@ -12,18 +12,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmark.grids import DAGGERS, LABELS, LOCOMOTION, NUM_DEMOS, labelled_by
+from benchmark.grids import DAGGERS, LABELS, LOCOMOTION, METHODS, NUM_DEMOS, labelled_by
 from benchmark.run import ROOT, results_of
 from benchmark.scores import normalised
 
 ENOUGH = 0.95
-COLOURS = {
-    "cloning": "#6b6f76",
-    "DART": "#1f4e94",
-    "DAgger": "#e08a1e",
-    "HG-DAgger, one network": "#c0504d",
-    "HG-DAgger, five networks": "#7b4ea3",
-}
+COLOURS = ["#6b6f76", "#1f4e94", "#1f4e94", "#e08a1e", "#c0504d", "#7b4ea3"]  # of METHODS
 
 
 def measured(env_id, method):
@@ -61,12 +55,14 @@ def labels_until_enough(labels, returns):
 
 
 def draw(axis, env_id, by_labels):
-    for number, (method, colour) in enumerate(COLOURS.items()):
+    for number, (method, colour) in enumerate(zip(METHODS, COLOURS, strict=True)):
         found = measured(env_id, method)
         if found is None or len(found[0]) < 2:
             continue
         num_episodes, labels, returns = found
-        aside = 1.04 ** (number - 2)  # so that equal numbers of episodes stand beside each other
+        aside = 1.04 ** (
+            number - len(METHODS) / 2
+        )  # so that equal numbers of episodes stand beside each other
         x = labels if by_labels else aside * np.tile(num_episodes[:, None], labels.shape[1])
         axis.plot(x, returns, ".", color=colour, alpha=0.4, markersize=5)
         line = x.mean(axis=1), returns.mean(axis=1)

@@ -2,7 +2,7 @@
 
     python -m benchmark.modes
 
-Trains each script on 200 demonstrations of LaneChange-v0, as in the README's table, and writes
+Trains each script on 200 demonstrations of LaneChange-v0, as in the tables, and writes
 benchmark/figures/modes.png.
 """
 
@@ -74,7 +74,7 @@ def main():
     expert = load_expert("LaneChange-v0", seed=SEED + 100)
     panels = {"expert": trails(expert)}
     for name, row in ROWS.items():
-        policy, _ = trained(row, "LaneChange-v0", SEED)
+        policy, _ = trained("LaneChange-v0", row, SEED)
         panels[name] = trails(policy.act)
     size = (8, 1.75 * len(panels))
     figure, axes = plt.subplots(len(panels), 1, figsize=size, sharex=True, layout="constrained")

@@ -1,4 +1,4 @@
-"""Run the grids behind the README's tables, one process a run, on Ray.
+"""Run the grids behind the documents' tables, one process a run, on Ray.
 
     python -m benchmark.run                               # behaviour cloning, on all cores
     python -m benchmark.run --grid modes --num-cpus 1     # how often each mode occurs, 20 seeds
@@ -30,10 +30,11 @@ from typing import Literal
 import tyro
 from safetensors.torch import load_file
 
-from benchmark.grids import GRIDS, RECORDINGS, SCRIPTS, with_demos
+from benchmark.grids import ALL, GRIDS, RECORDINGS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmark" / "results"
+ENV_IDS = sorted({env_id for grid in GRIDS.values() for env_id in grid})
 
 
 @dataclass
@@ -45,9 +46,8 @@ class Machines:
 @dataclass
 class Args(Machines):
     grid: Literal[tuple(GRIDS)] = "offline"
-    env_ids: tuple[str, ...] = ()  # all of the grid where none are given
-    scripts: tuple[str, ...] = ()  # all of the grid where none are given
-    num_demos: tuple[int, ...] = ()  # of --grid demonstrations; all of it where none are given
+    env_ids: tuple[Literal[tuple(ENV_IDS)], ...] = ()  # all of the grid where none are given
+    scripts: tuple[Literal[tuple(ALL)], ...] = ()  # all of the grid where none are given
     seeds: tuple[int, ...] = ()  # those of the grid where none are given
     dry_run: bool = False  # only print what is missing
 
@@ -55,12 +55,6 @@ class Args(Machines):
 def path_of(env_id, row, seed):
     name = re.sub("[ :/]", "-", str(row).replace(" --", "-"))
     return RESULTS / f"{env_id}__{name}__{seed}.json"
-
-
-def with_old_flags(row):
-    """The row with the flags that the scripts had when most of the results were made."""
-    old = re.sub("label-share ([0-9.]+)", lambda m: f"label-every {1 / float(m[1]):.0f}", row.flags)
-    return row._replace(flags=old)
 
 
 def read(path):
@@ -76,29 +70,23 @@ def is_old(results):
 
 
 def results_of(env_id, row, seeds):
-    """Those of the seeds of a grid that are finished: another grid may have the same row.
-
-    `row` of a result is the row as it was run: with the old flags, as long as there is no other.
-    """
-    found = []
-    for name in (row, with_old_flags(row)):
-        paths = [path_of(env_id, name, seed) for seed in seeds]
-        found = found or [read(path) | {"row": name} for path in paths if path.exists()]
-    return found
+    """Those of the seeds that are finished; old ones only as long as there is no other."""
+    paths = [path_of(env_id, row, seed) for seed in seeds]
+    found = [read(path) for path in paths if path.exists()]
+    return [results for results in found if not is_old(results)] or found
 
 
 def missing_cells(args):
     """Triples of environment, row and seed that have no results yet, seed by seed."""
-    grid = GRIDS[args.grid]
     cells = []
-    chosen = [with_demos(script, n) for script in SCRIPTS for n in args.num_demos]
-    for env_id in args.env_ids or grid:
-        rows, seeds = grid[env_id]
+    for env_id, (rows, seeds) in GRIDS[args.grid].items():
+        if args.env_ids and env_id not in args.env_ids:
+            continue
         for number, seed in enumerate(args.seeds or seeds):
             for row in rows:
+                path = path_of(env_id, row, seed)
                 is_chosen = not args.scripts or row.script in args.scripts
-                is_chosen = is_chosen and (not chosen or row in chosen)
-                if is_chosen and not path_of(env_id, row, seed).exists():
+                if is_chosen and (not path.exists() or is_old(read(path))):
                     cells.append((number, env_id, row, seed))
     cells.sort(key=lambda cell: cell[0])  # all rows with one seed say more than few with all
     return [cell[1:] for cell in cells]
@@ -111,7 +99,7 @@ def estimated_seconds(env_id, row):
     return sum(seconds) / len(seconds) if seconds else 300
 
 
-def run_in(directory, row, env_id, seed):
+def run_in(directory, env_id, row, seed):
     """Run a script as people run it: its run's directory, and the line with which it ends."""
     environment = os.environ | {"MINARI_DATASETS_PATH": f"{directory}/datasets"}
     flags = [*row.flags.split(), "--env-id", env_id, "--seed", str(seed)]
@@ -141,15 +129,21 @@ def load(run):
 
 
 def describe(run):
-    """The results of a run, and what made them; `run_cells` adds the commit."""
+    """The results of a run, with the size of its policy."""
     policy, results = load(run)
-    cpuinfo = Path("/proc/cpuinfo")  # of Linux, which gives Python no name
-    names = re.findall("model name.*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
     return results | {
-        "schema": 2,  # the first had no number
         "env_id": results["args"]["env_id"],
         "seed": results["args"]["seed"],
         "num_parameters": sum(parameter.numel() for parameter in policy.parameters()),
+    }
+
+
+def made_by():
+    """What every result says of the machine and the versions that made it."""
+    cpuinfo = Path("/proc/cpuinfo")  # of Linux, which gives Python no name
+    names = re.findall("model name.*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    return {
+        "schema": 2,  # the first had no number
         "versions": {name: version(name) for name in ("torch", "gymnasium", "mujoco", "numpy")},
         "python": platform.python_version(),
         "processor": names[0] if names else platform.processor(),
@@ -160,7 +154,7 @@ def describe(run):
 def run_script(env_id, row, seed):
     """In a worker: the results, and the line with which the script ends."""
     with tempfile.TemporaryDirectory() as directory:
-        run, line = run_in(directory, row, env_id, seed)
+        run, line = run_in(directory, env_id, row, seed)
         return describe(run), line
 
 
@@ -174,7 +168,12 @@ def run_cells(cells, address=None, num_cpus=None, work=run_script):
     excluded = ".git .venv* runs benchmark/results benchmark/figures **/__pycache__"
     environment = {"working_dir": str(ROOT), "excludes": excluded.split()}
     ray.init(**where, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
-    task = ray.remote(num_cpus=1, max_retries=2)(work)
+
+    @ray.remote(num_cpus=1, max_retries=2)
+    def task(*cell):
+        results, line = work(*cell)
+        return results | made_by(), line
+
     pending = {task.remote(*cell): cell for cell in cells}
     failed = []
     begin = time.time()
@@ -202,10 +201,10 @@ def run_missing(cells, args, work):
     return run_cells(missing, args.address, args.num_cpus, work) if missing else []
 
 
-def trained(row, env_id, seed):
+def trained(env_id, row, seed):
     """The policy of a run of the row, and the run's results."""
     with tempfile.TemporaryDirectory() as directory:
-        run, line = run_in(directory, row, env_id, seed)
+        run, line = run_in(directory, env_id, row, seed)
         print(line, flush=True)
         return load(run)
 

@@ -12,8 +12,8 @@ measured in turn, many times, and the median of their ratio is kept:
 - environment steps by the script's own rollout to bare steps with the same actions.
 
 Last, `bc_mog.py` runs with its defaults, and the seconds of demonstrations, training and evaluation
-are kept. Writes benchmark/results/speed.json, from which `python -m benchmark.report` makes the
-README's tables.
+are kept. Writes benchmark/results/speed.json, from which `python -m benchmark.report` makes
+tables.
 """
 
 import importlib

@@ -2,8 +2,8 @@
 
     python -m benchmark.steps    # run what is missing
 
-Each policy is trained once, as in the README's table, and evaluated with different numbers of
-inference steps. `python -m benchmark.report` writes the README's table.
+Each policy is trained once, as on the road of the other tables, and evaluated with different
+numbers of inference steps. `python -m benchmark.report` writes the table.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from benchmark.grids import ROAD, Row
 from benchmark.run import Machines, run_missing, trained
 
 ENV_ID = "Slalom-v0"
-ROWS = [Row(script, study="steps") for script in ("bc_diffusion", "bc_flow")]
+ROWS = [Row(script, ROAD, "steps") for script in ("bc_diffusion", "bc_flow")]
 NUM_STEPS = [1, 2, 4, 8, 16, 25, 50]
 SEEDS = [21, 22, 23]
 EVAL_EPISODES = 500
@@ -29,7 +29,7 @@ def measure(env_id, row, seed):
     start = time.time()
     torch.set_num_threads(1)
     module = importlib.import_module(row.script)
-    policy, _ = trained(row._replace(flags=ROAD), env_id, seed)
+    policy, _ = trained(env_id, row, seed)
     args = module.Args(env_id=env_id, seed=seed)
     envs = module.make_envs(args, 25)
     found = {}

@@ -22,6 +22,7 @@ from benchmark.grids import (
     NOISES,
     NOISY_STARTS,
     NUM_DEMOS,
+    NUM_ROAD_DEMOS,
     OFFLINE,
     ONE_EXPERT,
     RATES,
@@ -38,8 +39,9 @@ from benchmark.grids import (
 )
 from benchmark.run import RESULTS, results_of
 from benchmark.scores import demonstrated_share, mode_entropy, normalised
+from experts import DRIVING
 
-NUM_MODES = {"LaneChange-v0": 2, "Slalom-v0": 8}
+NUM_MODES = {env_id: 2 ** kwargs["num_obstacles"] for env_id, kwargs in DRIVING.items()}
 RATE_IDS = ["LaneChange-v0", "LaneChange10Hz-v0"]
 
 
@@ -60,7 +62,7 @@ def ranged(values, form=".3f"):
 
 
 def short(row):
-    """The command without the flags that all rows of an environment have: the README lists them."""
+    """The command without the flags that all rows of an environment have: the page lists them."""
     command = row.command
     for flags in (ROAD, DISTURBED, SMALL):
         command = command.replace(f" {flags}", "")
@@ -131,7 +133,9 @@ def mass():
                 continue
             expert = results[0]["args"]["expert"]
             lefts = [r["modes"].get("L", 0) / sum(r["modes"].values()) for r in results]
-            demos = [demonstrated_share("L", env_id, r["seed"], 200, expert) for r in results]
+            demos = [
+                demonstrated_share("L", env_id, r["seed"], NUM_ROAD_DEMOS, expert) for r in results
+            ]
             gaps = np.array(lefts) - np.array(demos)
             successes = [r["success_rate"] for r in results]
             lines.append(
@@ -167,6 +171,7 @@ def prices():
     lines = []
     for script in SCRIPTS:
         slalom = results_of("Slalom-v0", Row(script, ROAD), seeds)
+        success = f"{mean_of(slalom, 'success_rate'):.1%}" if slalom else "not run"
         distance = "none"
         if script == "bc_autoregressive":
             distance = f"{measured['distance_to_bins']:.4f}"
@@ -174,7 +179,7 @@ def prices():
         lines.append(
             f"| `{script}.py` | {measured['num_parameters'][script]:,} | {distance} "
             f"| {speed[script]['update_to_mse']:.1f} | {one:.1f} / {twenty:.1f} "
-            f"| {mean_of(slalom, 'success_rate'):.1%} |"
+            f"| {success} |"
         )
     header = ["script", "parameters", "distance to the nearest bins"]
     header += ["time of an update", "time of an action, alone / in a batch of 20"]
@@ -216,7 +221,7 @@ def closed():
             if "success_rate" in results[0]:
                 success = f"{mean_of(results, 'success_rate'):.1%}"
             lines.append(
-                f"| `{env_id}` | `{short(results[0]['row'])}` "
+                f"| `{env_id}` | `{short(row)}` "
                 f"| {mean_of(results, 'expert_labels'):,.0f} "
                 f"| {ranged(scores)} | {success} | {len(results)} |"
             )
@@ -294,18 +299,20 @@ def rates():
     lines = []
     for script in SCRIPTS:
         cells = []
+        counts = []
         for env_id in RATE_IDS:
             results = results_of(env_id, Row(script, ROAD), seeds)
+            counts.append(len(results))
             entropy = ""
             if results and all(result["modes"] for result in results):
                 entropies = [mode_entropy(result["modes"], 2) for result in results]
                 entropy = f"{np.mean(entropies):.3f}"
             success = f"{mean_of(results, 'success_rate'):.1%}" if results else "not run"
             cells += [success, entropy]
-        lines.append(f"| `{script}.py` | {' | '.join(cells)} | {len(results)} |")
+        lines.append(f"| `{script}.py` | {' | '.join(cells)} | {min(counts)} |")
     cells = []
     for env_id in RATE_IDS:
-        lefts = [demonstrated_share("L", env_id, seed, 200) for seed in seeds]
+        lefts = [demonstrated_share("L", env_id, seed, NUM_ROAD_DEMOS) for seed in seeds]
         entropies = [mode_entropy({"L": left, "R": 1 - left}, 2) for left in lefts]
         cells += ["", f"{np.mean(entropies):.3f}"]
     lines.append(f"| demonstrations | {' | '.join(cells)} | {len(seeds)} |")
@@ -355,12 +362,12 @@ def two_experts():
         if env_id in GAITS:
             _, seeds = GAITS[env_id]
             results = results_of(env_id, ONE_EXPERT[env_id], seeds)
-            one_expert = f"{scores_of(env_id, results).mean():.3f}"
+            one_expert = f"{scores_of(env_id, results).mean():.3f}" if results else "not run"
         both = [of_both_experts(env_id, script) for script in SCRIPTS]
         cells = [f"{scores.mean():.3f}" if len(scores) else "not run" for scores in both]
         alike = f"{overlap['states_alike']:.2f} | {overlap['variance_left_open']:.3f}"
         lines.append(
-            f"| `{env_id}` | {alike} | {one_expert} | {' | '.join(cells)} | {len(both[0])} |"
+            f"| `{env_id}` | {alike} | {one_expert} | {' | '.join(cells)} | {min(map(len, both))} |"
         )
     header = ["environment", "states alike", "variance left open", "`bc_mse.py`, one expert"]
     return table([*header, *(f"`{script}.py`" for script in SCRIPTS), "n"], lines)

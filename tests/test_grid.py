@@ -1,5 +1,6 @@
 """The grid of the benchmark: what is missing, what is kept, and a Ray cluster of two nodes."""
 
+import importlib
 import itertools
 import json
 import subprocess
@@ -7,10 +8,11 @@ import sys
 
 import pytest
 import torch
+import tyro
 from safetensors.torch import load_file
 
 import bc_mog
-from benchmark import compounding, finetune, grids, run, steps
+from benchmark import compounding, finetune, grids, report, run, steps
 from benchmark.grids import Row
 
 SMALL = "--num-demos 2 --num-envs 2 --num-updates 300 --eval-episodes 2 --hidden-dim 16"
@@ -46,11 +48,13 @@ print(json.dumps(failed))
 """
 
 
-def all_cells():
-    """Of all grids, and of the studies that run on their own."""
+def grid_cells():
     for grid in grids.GRIDS.values():
         for env_id, (rows, seeds) in grid.items():
             yield from itertools.product([env_id], rows, seeds)
+
+
+def study_cells():
     for env_id, rows in compounding.ROWS.items():
         yield from itertools.product([env_id], rows.values(), compounding.SEEDS)
     yield from itertools.product(finetune.ENV_IDS, finetune.ROWS.values(), finetune.SEEDS)
@@ -68,42 +72,53 @@ def test_what_is_missing_depends_on_the_flags_and_on_the_results(tmp_path, monke
         ("Walker2d-v4", row, seed) for seed in (4, 7) for row in (Row("bc_mse"), Row("bc_mog"))
     ]
     assert run.missing_cells(args) == cells
-    run.path_of(*cells[1]).write_text(json.dumps({"total_seconds": 40}))  # as it was called
-    run.path_of("Walker2d-v4", Row("bc_mog"), 8).write_text(json.dumps({"seconds": 50}))
-    assert run.missing_cells(args) == [cells[0], *cells[2:]]
-    assert run.estimated_seconds("Walker2d-v4", Row("bc_mog")) == 45
+    run.path_of(*cells[1]).write_text(json.dumps({"total_seconds": 40}))  # old: to be run anew
+    assert run.missing_cells(args) == cells
+    for seed in (7, 8):
+        kept = json.dumps({"seconds": 10 * seed, "schema": 2})
+        run.path_of("Walker2d-v4", Row("bc_mog"), seed).write_text(kept)
+    assert run.missing_cells(args) == cells[:3]
+    assert [r["seconds"] for r in run.results_of("Walker2d-v4", Row("bc_mog"), [4, 7, 8])] == [
+        70,
+        80,
+    ]
+    assert [r["seconds"] for r in run.results_of("Walker2d-v4", Row("bc_mog"), [4])] == [40]
+    assert run.estimated_seconds("Walker2d-v4", Row("bc_mog")) == pytest.approx(190 / 3)
     assert run.estimated_seconds("Walker2d-v4", Row("bc_mse")) == 300
 
-    args = run.Args(grid="demonstrations", env_ids=("Ant-v4",), scripts=("bc_mse",), seeds=(4,))
-    args.num_demos = (10, 25)
-    rows = [row for _, row, _ in run.missing_cells(args)]
-    assert rows == [Row("bc_mse"), Row("bc_mse", "--num-demos 25")]
     seeds = [seed for _, _, seed in run.missing_cells(run.Args(grid="demonstrations"))]
     assert seeds == sorted(seeds)  # a grid that is stopped has whole columns of few seeds
 
 
 def test_every_result_belongs_to_a_grid_or_to_a_study():
-    cells = list(all_cells())
-    known = {run.path_of(*cell) for cell in cells}
-    known |= {run.path_of(env_id, run.with_old_flags(row), seed) for env_id, row, seed in cells}
+    known = {run.path_of(*cell) for cell in [*grid_cells(), *study_cells()]}
     assert set(run.RESULTS.glob("*__*.json")) <= known
 
 
-def test_a_row_has_the_results_of_its_old_flags_until_it_has_its_own(tmp_path, monkeypatch):
-    old = Row("dagger", "--num-demos 1 --label-every 20 --dataset road/left-v0 --expert a:b")
-    new = Row("dagger", "--num-demos 1 --label-share 0.05 --dataset road/left-v0 --expert a:b")
-    rows = [row for row in grids.CLOSED["Hopper-v4"][0] if "label-share" in row.flags]
-    assert len(rows) == 4
-    assert all(run.results_of("Hopper-v4", row, [11, 12]) for row in rows)
-    monkeypatch.setattr(run, "RESULTS", tmp_path)
-    name = "dagger-num-demos-1-label-every-20-dataset-road-left-v0-expert-a-b"
-    for seed in (5, 6):
-        (tmp_path / f"X-v0__{name}__{seed}.json").write_text(json.dumps({"total_seconds": seed}))
-    assert [result["seconds"] for result in run.results_of("X-v0", new, [4, 5, 6])] == [5, 6]
-    assert {result["row"] for result in run.results_of("X-v0", new, [4, 5, 6])} == {old}
-    run.path_of("X-v0", new, 6).write_text(json.dumps({"seconds": 7}))
-    (result,) = run.results_of("X-v0", new, [4, 5, 6])
-    assert result == {"seconds": 7, "row": new}
+def test_results_have_the_arguments_that_their_rows_have_today():
+    """A default that has changed leaves no old result behind."""
+    for env_id, row, seed in set(grid_cells()):
+        path = run.path_of(env_id, row, seed)
+        if path.exists():
+            module = importlib.import_module(row.script)
+            flags = [*row.flags.split(), "--env-id", env_id, "--seed", str(seed)]
+            today = vars(tyro.cli(module.Args, args=flags))
+            kept = run.read(path)["args"]
+            same = (kept.keys() & today.keys()) - {"run_dir"}
+            assert {key: kept[key] for key in same} == {key: today[key] for key in same}, path.name
+
+
+def test_every_cell_of_a_grid_is_read_for_a_table(monkeypatch):
+    asked = set()
+
+    def path_of(*cell, real=run.path_of):
+        asked.add(cell)
+        return real(*cell)
+
+    monkeypatch.setattr(run, "path_of", path_of)
+    for make in report.TABLES.values():
+        make()
+    assert set(grid_cells()) <= asked
 
 
 def test_a_run_is_kept_with_what_made_it_and_its_policy_is_loaded(tmp_path):
@@ -116,11 +131,13 @@ def test_a_run_is_kept_with_what_made_it_and_its_policy_is_loaded(tmp_path):
     torch.testing.assert_close(dict(policy.state_dict()), saved)
     kept = run.describe(directory)
     assert {key: kept[key] for key in results} == results
-    assert (kept["env_id"], kept["seed"], kept["schema"]) == ("LaneChange-v0", 3, 2)
+    assert (kept["env_id"], kept["seed"]) == ("LaneChange-v0", 3)
     assert kept["num_parameters"] == (4 + 1) * 8 + (8 + 1) * 8 + (8 + 1) * (3 + 2 * 3 * 2)
-    assert kept["versions"]["torch"] == torch.__version__
-    assert kept["python"] == sys.version.split()[0]
-    assert kept["processor"]
+    made = run.made_by()
+    assert made["schema"] == 2
+    assert made["versions"]["torch"] == torch.__version__
+    assert made["python"] == sys.version.split()[0]
+    assert made["processor"]
 
 
 @pytest.mark.slow
@@ -139,7 +156,7 @@ def test_a_cluster_of_two_nodes_finishes_every_cell_although_a_worker_is_killed(
     for cell in CELLS:
         results = json.loads((tmp_path / "results" / run.path_of(*cell).name).read_text())
         assert (results["env_id"], results["seed"]) == (cell[0], cell[2])
-        assert "commit" in results
+        assert {"commit", "schema", "versions", "processor"} <= results.keys()
     # The last begins with demonstrations of the road that is not disturbed.
     assert results["expert_return"] == pytest.approx(1.0)
     assert results["expert_labels"] == 4 * 200

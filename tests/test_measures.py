@@ -39,7 +39,7 @@ def test_errors_are_the_policys_on_the_experts_states_and_on_its_own(monkeypatch
         states = np.full((40, 1), 7.0)  # a fall after 40 steps
         return [episode(states[:, 0], act(states))] * num_episodes
 
-    def trained(row, env_id, seed):
+    def trained(env_id, row, seed):
         assert (row, env_id, seed) == (Row("bc_mse", "--x 1", "compounding"), "Hopper-v4", 3)
         return SimpleNamespace(act=act), RESULTS
 
@@ -50,6 +50,7 @@ def test_errors_are_the_policys_on_the_experts_states_and_on_its_own(monkeypatch
     assert played == [(expert, 50, 3_700_000), (act, 50, 3_700_000)]  # + 500,000: evaluations
     assert measured["expert_labels"] == 77
     assert measured["return_mean"] == 40
+    assert measured["lengths"] == [40] * 50
     assert measured["error_on_own"][:3] == [pytest.approx(3.0)] * 2 + [None]
     assert measured["error_on_expert"] == [pytest.approx(0.1)] * 50
     assert measured["mistakes"]["50"] == [50] * 50  # 40 of its own, and ten after the fall
@@ -73,7 +74,7 @@ def test_ppo_has_the_settings_of_its_row_and_seeds_of_its_own(name, monkeypatch)
         asked["ppo"] = arguments
         return "ppo"
 
-    def trained(row, env_id, seed):
+    def trained(env_id, row, seed):
         asked["clone"] = (row.script, *row.flags.split()[:2], env_id, seed)
         return "clone", None
 
@@ -154,7 +155,7 @@ def test_the_steps_are_those_of_one_policy_on_the_episodes_of_the_evaluation(mon
     policy = SimpleNamespace(args=SimpleNamespace(num_inference_steps=16))
     import bc_flow
 
-    def trained(row, env_id, seed):
+    def trained(env_id, row, seed):
         assert (row.script, row.flags, seed) == ("bc_flow", ROAD, 21)
         return policy, None
 
