@@ -81,6 +81,10 @@ DEMONSTRATIONS = {
     for env_id in LOCOMOTION
 }
 
+# Returns on the way, from ten demonstrations.
+EVERY_2000 = rows_of([*SCRIPTS, "dart"], "--eval-every 2000")
+CURVES = {env_id: (EVERY_2000, [4, 5, 6]) for env_id in ("Walker2d-v4", "Humanoid-v4")}
+
 # What a label buys. A row costs 1, 4, 10 or 25 episodes of the expert's time: to act, plainly or in
 # noise; or after a first demonstration one in each round, to label the policy's states or to watch
 # and take over. All rows have the same network, number of updates and seeds. (A DAgger evaluates
@@ -228,6 +232,7 @@ GRIDS = {
     "uneven": UNEVEN,
     "roads": ROADS,
     "demonstrations": DEMONSTRATIONS,
+    "curves": CURVES,
     "labels": LABELS,
     "noise": NOISE,
     "closed": CLOSED,

@@ -18,6 +18,7 @@ TABLES = {
     "roads": tables.roads,
     "rates": tables.rates,
     "demonstrations": tables.demonstrations,
+    "learning curves": tables.on_the_way,
     "compounding": tables.compounded,
     "steps": tables.inference_steps,
     "prices": tables.prices,

@@ -29,6 +29,7 @@ from typing import Literal
 
 import tyro
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmark.grids import ALL, GRIDS, RECORDINGS
 
@@ -135,7 +136,16 @@ def describe(run):
         "env_id": results["args"]["env_id"],
         "seed": results["args"]["seed"],
         "num_parameters": sum(parameter.numel() for parameter in policy.parameters()),
+        "curve": curve_of(run),
     }
+
+
+def curve_of(run):
+    """The evaluations of a run, [[updates, mean return], ...]: on the way and the last one."""
+    events = EventAccumulator(str(run))
+    events.Reload()
+    is_there = "eval/return" in events.Tags()["scalars"]  # DAggers have rounds in their results
+    return [[e.step, e.value] for e in events.Scalars("eval/return")] if is_there else []
 
 
 def made_by():

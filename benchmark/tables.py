@@ -5,10 +5,12 @@ import json
 import numpy as np
 
 from benchmark import compounding, finetune, labels, steps
+from benchmark.curves import curves_of
 from benchmark.gaits import OVERLAP
 from benchmark.grids import (
     BOTH_EXPERTS,
     CLOSED,
+    CURVES,
     DEMONSTRATIONS,
     DISTURBED,
     GAITS,
@@ -42,6 +44,7 @@ from benchmark.scores import demonstrated_share, mode_entropy, normalised
 from experts import DRIVING
 
 NUM_MODES = {env_id: 2 ** kwargs["num_obstacles"] for env_id, kwargs in DRIVING.items()}
+UPDATES = [2000, 4000, 8000, 14000, 20000]
 RATE_IDS = ["LaneChange-v0", "LaneChange10Hz-v0"]
 
 
@@ -121,6 +124,24 @@ def demonstrations():
             lines.append(f"| `{script}.py` | {num_demos} | {' | '.join(cells)} |")
     tasks = [f"`{env_id}`" for env_id in LOCOMOTION]
     return table(["script", "demonstrations", *tasks, "mean", "n"], lines)
+
+
+def on_the_way():
+    """Returns by the number of updates: the mean of the seeds."""
+    lines = []
+    for env_id, (rows, _) in CURVES.items():
+        for row in rows:
+            found = curves_of(env_id, row)
+            if found is None:
+                continue
+            updates, returns = found
+            chosen = np.isin(updates, UPDATES)
+            cells = [f"{value:.3f}" for value in returns.mean(axis=0)[chosen]]
+            lines.append(
+                f"| `{env_id}` | `{row.script}.py` | {' | '.join(cells)} | {len(returns)} |"
+            )
+    columns = [f"{number:,}" for number in UPDATES]
+    return table(["environment", "script, updates:", *columns, "n"], lines)
 
 
 def mass():

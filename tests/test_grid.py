@@ -123,7 +123,8 @@ def test_every_cell_of_a_grid_is_read_for_a_table(monkeypatch):
 
 def test_a_run_is_kept_with_what_made_it_and_its_policy_is_loaded(tmp_path):
     small = {"num_demos": 2, "num_envs": 2, "num_updates": 20, "eval_episodes": 2, "hidden_dim": 8}
-    args = bc_mog.Args("LaneChange-v0", seed=3, num_components=3, run_dir=str(tmp_path), **small)
+    small |= {"num_components": 3, "eval_every": 10}
+    args = bc_mog.Args("LaneChange-v0", seed=3, run_dir=str(tmp_path), **small)
     bc_mog.main(args)
     (directory,) = tmp_path.iterdir()
     policy, results = run.load(directory)
@@ -133,6 +134,9 @@ def test_a_run_is_kept_with_what_made_it_and_its_policy_is_loaded(tmp_path):
     assert {key: kept[key] for key in results} == results
     assert (kept["env_id"], kept["seed"]) == ("LaneChange-v0", 3)
     assert kept["num_parameters"] == (4 + 1) * 8 + (8 + 1) * 8 + (8 + 1) * (3 + 2 * 3 * 2)
+    (first, _), last = kept["curve"]
+    assert first == 10
+    assert last == [20, pytest.approx(results["return_mean"], rel=1e-6)]
     made = run.made_by()
     assert made["schema"] == 2
     assert made["versions"]["torch"] == torch.__version__
