@@ -22,9 +22,10 @@ from experts.driving import FIRST_OBSTACLE, ROAD_HALF_WIDTH
 
 ROWS = {
     "bc_mse.py, squared loss": Row("bc_mse", ROAD),
-    "bc_gaussian.py, a Gaussian, drawn from": DRAWN,
+    "bc_gaussian.py, the mean": Row("bc_gaussian", ROAD),
+    "bc_gaussian.py, draws": DRAWN,
     "bc_mog.py, mixture of Gaussians": Row("bc_mog", ROAD),
-    "bc_autoregressive.py, bins, one dimension after another": Row("bc_autoregressive", ROAD),
+    "bc_autoregressive.py, bins": Row("bc_autoregressive", ROAD),
     "bc_diffusion.py, diffusion": Row("bc_diffusion", ROAD),
     "bc_flow.py, flow matching": Row("bc_flow", ROAD),
 }
@@ -62,9 +63,8 @@ def draw(axis, name, rollouts, obstacle_x=FIRST_OBSTACLE, end=42.0):
         if not side:
             axis.plot(*path[-1], "x", color=color, markersize=5, zorder=4)
     axis.set(xlim=(-3, end), ylim=(-width / 2, width / 2), yticks=[-3.6, 0, 3.6])
-    axis.set_ylabel("y in m")
-    counts = f"{sides.count('L')} pass left, {sides.count('R')} right, {sides.count(None)} crash"
-    axis.set_title(f"{name}: {counts}", loc="left", fontsize=11)
+    counts = f"{sides.count('L')} left, {sides.count('R')} right, {sides.count(None)} crash"
+    axis.set_title(f"{name}: {counts}", loc="left", fontsize=10)
     axis.spines[:].set_visible(False)
 
 
@@ -76,11 +76,13 @@ def main():
     for name, row in ROWS.items():
         policy, _ = trained("LaneChange-v0", row, SEED)
         panels[name] = trails(policy.act)
-    size = (8, 1.75 * len(panels))
-    figure, axes = plt.subplots(len(panels), 1, figsize=size, sharex=True, layout="constrained")
-    for axis, (name, rollouts) in zip(axes, panels.items(), strict=True):
+    figure, axes = plt.subplots(4, 2, figsize=(10, 5.8), sharex=True, layout="constrained")
+    for axis, (name, rollouts) in zip(axes.flat, panels.items(), strict=True):
         draw(axis, name, rollouts)
-    axes[-1].set_xlabel("x in m")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("y in m")
+    for axis in axes[-1]:
+        axis.set_xlabel("x in m")
     figure.savefig(ROOT / "benchmark" / "figures" / "modes.png", dpi=120)
 
 
