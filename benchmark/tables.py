@@ -293,8 +293,9 @@ def noises():
         rows = [in_noise(num_demos, noise) for noise in NOISES]
         found = [scores_of(env_id, results_of(env_id, row, seeds)) for row in rows]
         cells = [ranged(scores) if len(scores) else "not run" for scores in found]
-        lines.append(f"| `{env_id}` | {num_demos} | {' | '.join(cells)} |")
-    return table(["environment", "demonstrations", *map(str, NOISES)], lines)
+        least = min((len(scores) for scores in found if len(scores)), default=0)
+        lines.append(f"| `{env_id}` | {num_demos} | {' | '.join(cells)} | {least} |")
+    return table(["environment", "demonstrations", *map(str, NOISES), "n"], lines)
 
 
 def humanoid():
