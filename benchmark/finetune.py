@@ -50,6 +50,9 @@ class Recipe:
     learning_rate: float = 3e-4  # of the actor
     sigma: float = 0.6  # of each action, at first
     warm_up: int = 0  # steps in which only the critic is trained
+    rounds: int = 1  # of ROUND steps, between PPO's updates
+    target_kl: float | None = None  # an update ends where the policy has moved by 1.5 of this
+    anneals: bool = False  # whether both learning rates fall to zero
 
 
 CAREFUL = dict(learning_rate=1e-5, sigma=0.05, warm_up=WARM_UP)
@@ -58,15 +61,27 @@ RECIPES = {
     "1": Recipe("from the clone of 1 demonstration", "#8fb1e0", 1, **CAREFUL),
     "4": Recipe("from the clone of 4 demonstrations", "#1f4e94", 4, **CAREFUL),
     "4-as-from-scratch": Recipe("from the clone of 4, settings as from scratch", "#e08a1e", 4),
+    # One factor at a time, and all of them.
+    "4-kl": Recipe("from the clone of 4, target_kl 0.01", "#2f9e8f", 4, target_kl=0.01, **CAREFUL),
+    "4-annealed": Recipe(
+        "from the clone of 4, rates to zero", "#c0504d", 4, anneals=True, **CAREFUL
+    ),
+    "4-long": Recipe("from the clone of 4, rounds of 16,384", "#7b4ea3", 4, rounds=8, **CAREFUL),
+    "4-all": Recipe(
+        "from the clone of 4, all three",
+        "#000000",
+        4,
+        rounds=8,
+        target_kl=0.01,
+        anneals=True,
+        **CAREFUL,
+    ),
 }
 ROWS = {name: Row("bc_gaussian", study=f"finetune {name}") for name in RECIPES}
 
 
-def make_ppo(env_id, seed, learning_rate, sigma):
-    """PPO with networks of the clone's shape. Observations and rewards are standardised.
-
-    The learning rate and sigma, the deviation of the actions, are the actor's.
-    """
+def make_ppo(env_id, seed, recipe):
+    """PPO with networks of the clone's shape. Observations and rewards are standardised."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
@@ -74,24 +89,30 @@ def make_ppo(env_id, seed, learning_rate, sigma):
     policy_kwargs = dict(
         net_arch=dict(pi=[256, 256], vf=[256, 256]),
         activation_fn=torch.nn.GELU,
-        log_std_init=np.log(sigma),
+        log_std_init=np.log(recipe.sigma),
     )
     ppo = PPO(
         "MlpPolicy",
         VecNormalize(make_vec_env(env_id, NUM_ENVS)),
-        n_steps=ROUND // NUM_ENVS,
+        n_steps=recipe.rounds * ROUND // NUM_ENVS,
         batch_size=256,
+        target_kl=recipe.target_kl,
         policy_kwargs=policy_kwargs,
         seed=1_000_000 * seed + 600_000,  # of the environments too
         device="cpu",
     )
     actor, critic = parameters(ppo)
-    groups = [
-        {"params": actor, "lr": learning_rate},
-        {"params": critic, "lr": CRITIC_LEARNING_RATE},
-    ]
+    rates = [recipe.learning_rate, CRITIC_LEARNING_RATE]
+    groups = [{"params": actor, "lr": rates[0]}, {"params": critic, "lr": rates[1]}]
     ppo.policy.optimizer = torch.optim.Adam(groups, eps=1e-5)
-    ppo._update_learning_rate = lambda optimizer: None  # which would give both the same
+
+    def update_learning_rate(optimizer):
+        """In place of PPO's own, which gives both the same."""
+        share = ppo._current_progress_remaining if recipe.anneals else 1.0
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = share * rate
+
+    ppo._update_learning_rate = update_learning_rate
     return ppo
 
 
@@ -183,7 +204,7 @@ def measure(env_id, row, seed):
     start = time.time()
     torch.set_num_threads(1)
     recipe = RECIPES[row.study.split()[1]]
-    ppo = make_ppo(env_id, seed, recipe.learning_rate, recipe.sigma)
+    ppo = make_ppo(env_id, seed, recipe)
     envs = bc_gaussian.make_envs(bc_gaussian.Args(env_id=env_id), EVAL_EPISODES)
     if recipe.num_demos is not None:
         flags = f"--num-demos {recipe.num_demos} {FEW_EVALUATIONS}"

@@ -56,18 +56,26 @@ def test_errors_are_the_policys_on_the_experts_states_and_on_its_own(monkeypatch
     assert measured["mistakes"]["50"] == [50] * 50  # 40 of its own, and ten after the fall
 
 
-SETTINGS = {  # row: demonstrations of the clone, learning rate, sigma, rounds without the actor
-    "scratch": (None, 3e-4, 0.6, 0),
-    "1": (1, 1e-5, 0.05, 24),
-    "4": (4, 1e-5, 0.05, 24),
-    "4-as-from-scratch": (4, 3e-4, 0.6, 0),
+SETTINGS = {  # demonstrations, learning rate, sigma, rounds without the actor; what differs else
+    "scratch": (None, 3e-4, 0.6, 0, {}),
+    "1": (1, 1e-5, 0.05, 24, {}),
+    "4": (4, 1e-5, 0.05, 24, {}),
+    "4-as-from-scratch": (4, 3e-4, 0.6, 0, {}),
+    "4-kl": (4, 1e-5, 0.05, 24, {"target_kl": 0.01}),
+    "4-annealed": (4, 1e-5, 0.05, 24, {"anneals": True}),
+    "4-long": (4, 1e-5, 0.05, 24, {"rounds": 8}),
+    "4-all": (4, 1e-5, 0.05, 24, {"target_kl": 0.01, "anneals": True, "rounds": 8}),
 }
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_ppo_has_the_settings_of_its_row_and_seeds_of_its_own(name, monkeypatch):
     assert set(SETTINGS) == set(finetune.RECIPES)
-    num_demos, learning_rate, sigma, warm_up = SETTINGS[name]
+    num_demos, learning_rate, sigma, warm_up, others = SETTINGS[name]
+    recipe = finetune.RECIPES[name]
+    expected = {"rounds": 1, "target_kl": None, "anneals": False} | others
+    assert {key: getattr(recipe, key) for key in expected} == expected
+    assert (recipe.learning_rate, recipe.sigma) == (learning_rate, sigma)
     asked = {}
 
     def make_ppo(*arguments):
@@ -92,7 +100,7 @@ def test_ppo_has_the_settings_of_its_row_and_seeds_of_its_own(name, monkeypatch)
     monkeypatch.setattr(bc_gaussian, "rollout", rollout)
     measured, _ = finetune.measure("Hopper-v4", finetune.ROWS[name], 5)
     assert measured["curve"] == [[0, 2.0, None]]
-    assert asked["ppo"] == ("Hopper-v4", 5, learning_rate, sigma)
+    assert asked["ppo"] == ("Hopper-v4", 5, recipe)
     assert asked["learn"] == ("ppo", warm_up * 2048)
     assert asked["evaluation"] == (10, 5_800_000)  # PPO's training is from + 600,000 on
     if num_demos is None:
@@ -114,9 +122,15 @@ def test_curves_are_returns_without_and_with_exploration_of_every_seed(monkeypat
 
 def test_ppo_trains_in_environments_of_seeds_that_nothing_else_has():
     pytest.importorskip("stable_baselines3")
-    ppo = finetune.make_ppo("Hopper-v4", 5, 1e-3, 0.2)
-    assert ppo.seed == 5_600_000
-    assert ppo.env.num_envs == 8
+    for name, num_steps, target_kl in (("4", 2048, None), ("4-all", 8 * 2048, 0.01)):
+        ppo = finetune.make_ppo("Hopper-v4", 5, finetune.RECIPES[name])
+        assert ppo.seed == 5_600_000
+        assert ppo.env.num_envs * ppo.n_steps == num_steps
+        assert ppo.target_kl == target_kl
+        ppo._current_progress_remaining = 0.25
+        ppo._update_learning_rate(ppo.policy.optimizer)
+        rates = [group["lr"] for group in ppo.policy.optimizer.param_groups]
+        assert rates == pytest.approx(np.array([1e-5, 3e-4]) * (0.25 if name == "4-all" else 1))
 
 
 @pytest.mark.parametrize("apart, expected", [(10, 0.0), (0, 1.0)])

@@ -207,7 +207,8 @@ def test_ppo_begins_with_the_clones_actions_and_trains_only_the_critic_at_first(
     clone.set_statistics(obs, 0.3 * torch.randn(500, 3) + 0.1)
     obs = obs.numpy()
     obs[0] = 1e6  # beyond what the clone bounds
-    ppo = finetune.make_ppo("Hopper-v4", 0, learning_rate=1e-3, sigma=0.2)
+    recipe = finetune.Recipe("", "", 4, learning_rate=1e-3, sigma=0.2)
+    ppo = finetune.make_ppo("Hopper-v4", 0, recipe)
     ppo.n_epochs = 1
     finetune.start_from(ppo, clone)
     np.testing.assert_allclose(finetune.act(ppo, obs), clone.act(obs), rtol=0, atol=1e-5)
