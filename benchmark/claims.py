@@ -111,8 +111,8 @@ CLAIMS = [
         "`hg_dagger.py`",
         "HG-DAgger needs fewer labels: a person labels only where they take over; an episode of "
         "watching teaches less here",
-        "one demonstration and nine episodes (labels), by HG-DAgger with one network, a rule in the "
-        "person's place: {ten[HG-DAgger, one network]}; by DAgger: {ten[DAgger]}",
+        "one demonstration and nine episodes (labels), by HG-DAgger with one network, a rule in "
+        "the person's place: {ten[HG-DAgger, one network]}; by DAgger: {ten[DAgger]}",
         "HG-DAgger 需要的标签更少：人只在接管时打标签；但在这里，看一个回合学到的也更少",
         "一条示范和九个回合（括号内为标签数），一个网络的 HG-DAgger（由一条规则代替人）："
         "{ten[HG-DAgger, one network]}；DAgger：{ten[DAgger]}",
