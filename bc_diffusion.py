@@ -26,7 +26,7 @@ Differences from Chi et al.:
 
 At test time (4) draws `horizon` actions; `act` executes the first `action_horizon`, clipped.
 
-    python bc_diffusion.py --env-id Hopper-v4  # return 3730, std 23 over 5 seeds
+    python bc_diffusion.py --env-id Hopper-v4  # return 3737, std 8 over 5 seeds
 """
 
 import json
