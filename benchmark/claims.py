@@ -27,6 +27,7 @@ from benchmark.tables import (
     demonstration_scores,
     mean_of,
     of_both_experts,
+    success_of,
     table,
 )
 
@@ -154,8 +155,7 @@ CLAIMS = [
 
 def success(env_id, row):
     """Of behaviour cloning on a road, in percent."""
-    results = results_of(env_id, row, OFFLINE[env_id][1])
-    return f"{mean_of(results, 'success_rate'):.1%}" if results else "not run"
+    return success_of(results_of(env_id, row, OFFLINE[env_id][1]))
 
 
 def by_ten_episodes(method):

