@@ -201,7 +201,10 @@ def collect_demonstrations(args):
     if args.dataset is not None:
         import minari  # pip install 'minari[hdf5]'
 
-        recorded = minari.load_dataset(args.dataset).iterate_episodes(range(num_episodes))
+        dataset = minari.load_dataset(args.dataset)
+        if dataset.env_spec is not None and dataset.env_spec.id != envs[0].spec.id:
+            gym.logger.warn(f"{args.dataset} was recorded in {dataset.env_spec.id}")
+        recorded = dataset.iterate_episodes(range(num_episodes))
         episodes = [Episode(e.observations[:-1], e.actions, e.rewards, {}) for e in recorded]
     else:
         expert = load_expert(args.env_id, args.expert, 1_000_000 * args.seed + 700_000)

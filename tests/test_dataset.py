@@ -213,10 +213,24 @@ def test_a_wrong_episode_is_refused(script, num_demos, obs, actions, reason, mon
     """It is the second: the last that DAgger reads, and the one that cloning holds out."""
     episode = SimpleNamespace(observations=obs, actions=actions, rewards=np.ones(3))
     two = [*episodes_of("road/expert-v0")[:1], episode]
-    dataset = SimpleNamespace(iterate_episodes=lambda numbers: [two[i] for i in numbers])
+    dataset = SimpleNamespace(
+        env_spec=None, iterate_episodes=lambda numbers: [two[i] for i in numbers]
+    )
     monkeypatch.setattr(minari, "load_dataset", lambda name: dataset)
     with pytest.raises(gym.error.Error, match=reason):
         script.collect_demonstrations(script.Args(num_demos=num_demos, **ROAD))
+
+
+@pytest.mark.parametrize("script", [bc_mse, dagger])
+def test_a_data_set_of_another_environment_is_taken_with_a_warning(script, monkeypatch):
+    said = []
+    monkeypatch.setattr(gym.logger, "warn", said.append)
+    script.collect_demonstrations(script.Args(num_demos=2, **ROAD))
+    assert said == []
+    script.collect_demonstrations(
+        script.Args(num_demos=2, **ROAD | {"env_id": "LaneChangeDisturbed-v0"})
+    )
+    assert said == ["road/expert-v0 was recorded in LaneChange-v0"]
 
 
 @pytest.mark.parametrize("script, num_demos", [(bc_mse, 11), (dagger, 13)])
