@@ -81,6 +81,25 @@ DEMONSTRATIONS = {
     for env_id in LOCOMOTION
 }
 
+# Chunks of actions, executed to the end before the next is drawn.
+CHUNKED = ["bc_diffusion", "bc_flow"]
+HORIZONS = [1, 4, 8, 16]
+
+
+def in_chunks(script, horizon, flags=""):
+    chunks = "" if horizon == 1 else f"--horizon {horizon} --action-horizon {horizon}"
+    return Row(script, f"{chunks} {flags}".strip())
+
+
+CHUNKS = {
+    "Hopper-v4": ([in_chunks(script, h) for h in HORIZONS for script in CHUNKED], [4, 5, 6]),
+    "HalfCheetah-v4": ([in_chunks(script, h) for h in HORIZONS for script in CHUNKED], [4, 5, 6]),
+    "LaneChange10Hz-v0": (
+        [in_chunks(script, h, ROAD) for h in HORIZONS for script in CHUNKED],
+        [21, 22, 23],
+    ),
+}
+
 # Returns on the way, from ten demonstrations.
 EVERY_2000 = rows_of([*SCRIPTS, "dart"], "--eval-every 2000")
 CURVES = {env_id: (EVERY_2000, [4, 5, 6]) for env_id in ("Walker2d-v4", "Humanoid-v4")}
@@ -232,6 +251,7 @@ GRIDS = {
     "uneven": UNEVEN,
     "roads": ROADS,
     "demonstrations": DEMONSTRATIONS,
+    "chunks": CHUNKS,
     "curves": CURVES,
     "labels": LABELS,
     "noise": NOISE,

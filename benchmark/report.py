@@ -18,6 +18,8 @@ TABLES = {
     "roads": tables.roads,
     "rates": tables.rates,
     "demonstrations": tables.demonstrations,
+    "differences": tables.differences,
+    "chunks": tables.chunks,
     "learning curves": tables.on_the_way,
     "compounding": tables.compounded,
     "steps": tables.inference_steps,

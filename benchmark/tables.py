@@ -1,19 +1,24 @@
 """The tables of the documents, computed from the committed results."""
 
 import json
+import math
 
 import numpy as np
+from scipy.stats import t as student
 
 from benchmark import compounding, finetune, labels, steps
 from benchmark.curves import curves_of
 from benchmark.gaits import OVERLAP
 from benchmark.grids import (
     BOTH_EXPERTS,
+    CHUNKED,
+    CHUNKS,
     CLOSED,
     CURVES,
     DEMONSTRATIONS,
     DISTURBED,
     GAITS,
+    HORIZONS,
     HUMANOID,
     LOCOMOTION,
     LONG,
@@ -35,11 +40,12 @@ from benchmark.grids import (
     STARTS,
     UNEVEN,
     Row,
+    in_chunks,
     in_noise,
     is_compared,
     with_demos,
 )
-from benchmark.run import RESULTS, results_of
+from benchmark.run import RESULTS, is_old, results_of
 from benchmark.scores import demonstrated_share, mode_entropy, normalised
 from experts import DRIVING
 
@@ -128,6 +134,57 @@ def demonstrations():
             lines.append(f"| `{script}.py` | {num_demos} | {' | '.join(cells)} |")
     tasks = [f"`{env_id}`" for env_id in LOCOMOTION]
     return table(["script", "demonstrations", *tasks, "mean", "n"], lines)
+
+
+def against_squared_loss(env_id, script):
+    """With ten demonstrations: the mean difference on the same seeds, half its interval, and n.
+
+    The interval of 95% is Student's, and none where fewer than three seeds have both.
+    """
+    differences = []
+    for seed in DEMONSTRATIONS[env_id][1]:
+        pair = [results_of(env_id, Row(name), [seed]) for name in (script, "bc_mse")]
+        if all(pair) and not any(is_old(results[0]) for results in pair):
+            ours, theirs = (scores_of(env_id, results)[0] for results in pair)
+            differences.append(ours - theirs)
+    n = len(differences)
+    if n < 3:
+        return None
+    half = student.ppf(0.975, n - 1) * np.std(differences, ddof=1) / math.sqrt(n)
+    return np.mean(differences), half, n
+
+
+def differences():
+    """Each script against squared loss on the same seeds, with ten demonstrations."""
+    lines = []
+    for script in SCRIPTS[1:]:
+        cells = []
+        for env_id in LOCOMOTION:
+            found = against_squared_loss(env_id, script)
+            cells.append("{:+.3f} ± {:.3f} ({})".format(*found) if found else "not run")
+        lines.append(f"| `{script}.py` | {' | '.join(cells)} |")
+    return table(["script", *(f"`{env_id}`" for env_id in LOCOMOTION)], lines)
+
+
+def chunks():
+    """Return or success by the number of actions in a chunk."""
+    lines = []
+    for env_id, (_, seeds) in CHUNKS.items():
+        is_road = env_id in RATE_IDS
+        for script in CHUNKED:
+            cells = []
+            counts = []
+            for horizon in HORIZONS:
+                results = results_of(env_id, in_chunks(script, horizon, ROAD * is_road), seeds)
+                counts.append(len(results))
+                if not results:
+                    cells.append("not run")
+                elif is_road:
+                    cells.append(ranged([result["success_rate"] for result in results], ".1%"))
+                else:
+                    cells.append(ranged(scores_of(env_id, results)))
+            lines.append(f"| `{env_id}` | `{script}.py` | {' | '.join(cells)} | {min(counts)} |")
+    return table(["environment", "script, actions in a chunk:", *map(str, HORIZONS), "n"], lines)
 
 
 def on_the_way():

@@ -10,7 +10,7 @@ import pytest
 import bc_gaussian
 import bc_mse
 import experts
-from benchmark import compounding, finetune, gaits, speed, steps
+from benchmark import compounding, finetune, gaits, run, speed, steps, tables
 from benchmark.grids import ROAD, Row
 
 RESULTS = {"expert_labels": 77}
@@ -262,3 +262,20 @@ def test_the_floor_of_an_update_is_the_products_of_its_layers(monkeypatch):
         (3, 256, 256),
         (256, 3, 256),
     ]
+
+
+def test_a_script_is_compared_with_squared_loss_seed_by_seed(tmp_path, monkeypatch):
+    """Seed 8 has no partner, and that of seed 9 is old."""
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    returns = {"bc_mse": {4: 1, 5: 2, 6: 3, 9: 0}, "bc_mog": {4: 2, 5: 5, 6: 5, 8: 0, 9: 9}}
+    for script, by_seed in returns.items():
+        for seed, value in by_seed.items():
+            old = {} if (script, seed) == ("bc_mse", 9) else {"schema": 2}
+            text = json.dumps({"return_mean": value} | old)
+            run.path_of("Ant-v4", Row(script), seed).write_text(text)
+    monkeypatch.setattr(tables, "normalised", lambda env_id, value: value)
+    mean, half, n = tables.against_squared_loss("Ant-v4", "bc_mog")  # differences 1, 3, 2
+    assert (mean, n) == (2, 3)
+    assert half == pytest.approx(4.303 * 1 / np.sqrt(3), rel=1e-3)  # Student's t of two degrees
+    run.path_of("Ant-v4", Row("bc_mog"), 6).unlink()
+    assert tables.against_squared_loss("Ant-v4", "bc_mog") is None
