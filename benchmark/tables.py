@@ -319,7 +319,7 @@ def bought():
             for num_episodes, num_labels, returns in zip(*found, strict=True):
                 cells[num_episodes] = f"{ranged(returns)}; {num_labels.mean():,.0f}"
             enough = "–"
-            if len(found[0]) == len(NUM_DEMOS):
+            if "not run" not in cells.values() and len(found[0]) > 1:
                 number = labels.labels_until_enough(*found[1:])
                 enough = f"{number:,.0f}" if number else "not reached"
             lines.append(f"| `{env_id}` | {method} | {' | '.join(cells.values())} | {enough} |")
