@@ -1,9 +1,10 @@
-"""Learning curves: return by updates, of each script on two tasks.
+"""Learning curves: return by updates, of each script that learns once.
 
     python -m benchmark.run --grid curves
     python -m benchmark.curves
 
-Draws benchmark/figures/curves.png: a thin line is a seed, a thick one their mean.
+Draws benchmark/figures/curves.png: a thin line is a seed, a thick one their mean, and grey is the
+mean of squared loss.
 """
 
 import matplotlib
@@ -25,22 +26,29 @@ def curves_of(env_id, row):
 
 
 def main():
-    figure, axes = plt.subplots(1, len(CURVES), figsize=(10, 4.2), layout="constrained")
-    for axis, (env_id, (rows, _)) in zip(axes, CURVES.items(), strict=True):
-        for number, row in enumerate(rows):
-            found = curves_of(env_id, row)
-            if found is None:
-                continue
-            updates, returns = found
-            axis.plot(updates, returns.T, color=f"C{number}", linewidth=0.6, alpha=0.4)
-            label = f"{row.script}.py"
-            axis.plot(updates, returns.mean(axis=0), color=f"C{number}", linewidth=2, label=label)
+    ((env_id, (rows, _)),) = CURVES.items()
+    found = {row.script: curves_of(env_id, row) for row in rows}
+    figure, axes = plt.subplots(
+        2, 4, figsize=(10, 4.6), layout="constrained", sharex=True, sharey=True
+    )
+    *panels, empty = axes.flat
+    empty.axis("off")
+    for axis, (script, curves) in zip(panels, found.items(), strict=True):
+        if found["bc_mse"] is not None:
+            updates, returns = found["bc_mse"]
+            axis.plot(updates / 1000, returns.mean(axis=0), color="#b8bcc2", linewidth=2)
+        if curves is not None:
+            updates, returns = curves
+            axis.plot(updates / 1000, returns.T, color="#1f4e94", linewidth=0.7, alpha=0.5)
+            axis.plot(updates / 1000, returns.mean(axis=0), color="#1f4e94", linewidth=2)
         axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
-        axis.set(title=env_id, xlabel="updates", ylim=(-0.05, 1.1))
+        axis.set(title=f"{script}.py", ylim=(-0.05, 1.1))
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("return, the expert's is 1")
-    entries = axes[0].get_legend_handles_labels()
-    figure.legend(*entries, loc="outside lower center", ncols=4, frameon=False)
+    for axis in (*axes[1, :3], axes[0, 3]):
+        axis.set_xlabel("thousand updates")
+        axis.tick_params(labelbottom=True)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("return, the expert's is 1")
     figure.savefig(ROOT / "benchmark" / "figures" / "curves.png", dpi=120)
 
 
