@@ -179,9 +179,14 @@ NOISE = {
     for env_id in LOCOMOTION
 }
 
-# Ten demonstrations of Humanoid, or as many labels from the starts of fifty; plain and disturbed.
+# Ten demonstrations of Humanoid, or as many labels of fifty: from their starts, plain and
+# disturbed, or one label in five. And with fewer observations.
 STARTS = "humanoid/starts-v0"
 NOISY_STARTS = "humanoid/noisy-starts-v0"
+SCATTERED = Row("dagger", "--num-rounds 0 --num-demos 50 --label-share 0.2")
+READS_LESS = "--expert benchmark.humanoid:expert"
+STATE_ID = "benchmark.humanoid:HumanoidState-v0"
+NO_FORCES_ID = "benchmark.humanoid:HumanoidNoForces-v0"
 HUMANOID = {
     "Humanoid-v4": (
         [
@@ -189,9 +194,12 @@ HUMANOID = {
             *rows_of(SCRIPTS, f"--num-demos 50 --dataset {STARTS}"),
             Row("dart"),
             Row("bc_mse", f"--num-demos 50 --dataset {NOISY_STARTS}"),
+            SCATTERED,
         ],
         FIVE,
-    )
+    ),
+    STATE_ID: (rows_of(["bc_mse", "dart"], READS_LESS), FIVE),
+    NO_FORCES_ID: (rows_of(["bc_mse"], READS_LESS), FIVE),
 }
 
 # --- Few labels, and who chooses the states that get them ---

@@ -30,6 +30,7 @@ TABLES = {
     "ten episodes": tables.ten_episodes,
     "noise": tables.noises,
     "humanoid": tables.humanoid,
+    "humanoid controls": tables.humanoid_controls,
     "closed loop": tables.closed,
     "gaits": tables.two_experts,
     "finetune": tables.tuned,

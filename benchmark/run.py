@@ -54,8 +54,8 @@ class Args(Machines):
 
 
 def path_of(env_id, row, seed):
-    name = re.sub("[ :/]", "-", str(row).replace(" --", "-"))
-    return RESULTS / f"{env_id}__{name}__{seed}.json"
+    name = re.sub("[ :/]", "-", f"{env_id}__{row}__{seed}".replace(" --", "-"))
+    return RESULTS / f"{name}.json"
 
 
 def read(path):

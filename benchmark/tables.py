@@ -24,6 +24,7 @@ from benchmark.grids import (
     LONG,
     METHODS,
     MODES,
+    NO_FORCES_ID,
     NOISE,
     NOISE_DEMOS,
     NOISES,
@@ -33,11 +34,14 @@ from benchmark.grids import (
     OFFLINE,
     ONE_EXPERT,
     RATES,
+    READS_LESS,
     ROAD,
     ROADS,
+    SCATTERED,
     SCRIPTS,
     SMALL,
     STARTS,
+    STATE_ID,
     UNEVEN,
     Row,
     in_chunks,
@@ -368,6 +372,33 @@ def humanoid():
         lines.append(f"| `{rows[0].command}` | {' | '.join(cells)} |")
     header = ["script", "10 whole demonstrations", "n", "the first 200 steps of 50", "n"]
     return table(header, lines)
+
+
+def humanoid_controls():
+    """What else may explain it: more starts, or fewer observations."""
+    starts = Row("bc_mse", f"--num-demos 50 --dataset {STARTS}")
+    cells = {
+        "10 whole demonstrations": ("Humanoid-v4", Row("bc_mse")),
+        "the first 200 steps of 50": ("Humanoid-v4", starts),
+        "one label in five of 50 whole ones": ("Humanoid-v4", SCATTERED),
+        "10 whole ones, without the forces of the actuators": (
+            NO_FORCES_ID,
+            Row("bc_mse", READS_LESS),
+        ),
+        "10 whole ones, positions and velocities alone": (STATE_ID, Row("bc_mse", READS_LESS)),
+        "10 whole ones, disturbed": ("Humanoid-v4", Row("dart")),
+        "10 whole ones, disturbed, positions and velocities alone": (
+            STATE_ID,
+            Row("dart", READS_LESS),
+        ),
+    }
+    _, seeds = HUMANOID["Humanoid-v4"]
+    lines = []
+    for what, (env_id, row) in cells.items():
+        results = results_of(env_id, row, seeds)
+        score = ranged(scores_of("Humanoid-v4", results)) if results else "not run"
+        lines.append(f"| {what} | {score} | {len(results)} |")
+    return table(["squared loss learns from", "normalised (worst to best seed)", "n"], lines)
 
 
 def rates():
