@@ -70,6 +70,11 @@ def is_old(results):
     return "schema" not in results
 
 
+def is_missing(env_id, row, seed):
+    path = path_of(env_id, row, seed)
+    return not path.exists() or is_old(read(path))
+
+
 def results_of(env_id, row, seeds):
     """Those of the seeds that are finished; old ones only as long as there is no other."""
     paths = [path_of(env_id, row, seed) for seed in seeds]
@@ -85,9 +90,8 @@ def missing_cells(args):
             continue
         for number, seed in enumerate(args.seeds or seeds):
             for row in rows:
-                path = path_of(env_id, row, seed)
                 is_chosen = not args.scripts or row.script in args.scripts
-                if is_chosen and (not path.exists() or is_old(read(path))):
+                if is_chosen and is_missing(env_id, row, seed):
                     cells.append((number, env_id, row, seed))
     cells.sort(key=lambda cell: cell[0])  # all rows with one seed say more than few with all
     return [cell[1:] for cell in cells]
@@ -95,7 +99,7 @@ def missing_cells(args):
 
 def estimated_seconds(env_id, row):
     """The mean of the finished runs of this script in this environment; 300 where there is none."""
-    pattern = f"{env_id}__{row.script}[-_]*.json"
+    pattern = path_of(env_id, row.script, "*").name.replace("__*", "[-_]*")
     seconds = [read(path)["seconds"] for path in RESULTS.glob(pattern)]
     return sum(seconds) / len(seconds) if seconds else 300
 
@@ -161,6 +165,15 @@ def made_by():
     }
 
 
+def commit_of_code():
+    """The commit, with -dirty where the code has changed since: results may have."""
+    head, changed = (
+        subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        for command in (["rev-parse", "--short", "HEAD"], ["status", "-s", "*.py", "experts"])
+    )
+    return f"{head}-dirty" if changed else head
+
+
 def run_script(env_id, row, seed):
     """In a worker: the results, and the line with which the script ends."""
     with tempfile.TemporaryDirectory() as directory:
@@ -172,8 +185,7 @@ def run_cells(cells, address=None, num_cpus=None, work=run_script):
     """Run `work` for each cell on Ray, and keep the results that it returns; those that failed."""
     import ray
 
-    git = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    commit = commit_of_code()
     where = {"address": address} if address else {"num_cpus": num_cpus, "include_dashboard": False}
     excluded = ".git .venv* runs benchmark/results benchmark/figures **/__pycache__"
     environment = {"working_dir": str(ROOT), "excludes": excluded.split()}
@@ -207,7 +219,7 @@ def run_cells(cells, address=None, num_cpus=None, work=run_script):
 
 def run_missing(cells, args, work):
     """Run `work` for the cells that have no results yet; those that failed."""
-    missing = [cell for cell in cells if not path_of(*cell).exists()]
+    missing = [cell for cell in cells if is_missing(*cell)]
     return run_cells(missing, args.address, args.num_cpus, work) if missing else []
 
 
@@ -236,4 +248,7 @@ def main(args):
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    # By its name, so that a worker imports the copy of the code that Ray brought, and its ROOT.
+    from benchmark import run
+
+    run.main(tyro.cli(run.Args, description=__doc__))

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import runpy
 import subprocess
 import sys
 
@@ -88,6 +89,17 @@ def test_what_is_missing_depends_on_the_flags_and_on_the_results(tmp_path, monke
 
     seeds = [seed for _, _, seed in run.missing_cells(run.Args(grid="demonstrations"))]
     assert seeds == sorted(seeds)  # a grid that is stopped has whole columns of few seeds
+
+
+def test_the_command_gives_workers_the_module_and_not_a_copy(monkeypatch):
+    """What `python -m` defines itself would travel with the paths of this machine."""
+    called = []
+    monkeypatch.setattr(run, "run_cells", lambda cells, *_: called.append(cells) or [])
+    monkeypatch.setattr(run, "missing_cells", lambda args: [args.grid])
+    monkeypatch.setattr(sys, "argv", ["run", "--grid", "modes"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(run.__file__, run_name="__main__")
+    assert (called, stopped.value.code) == ([["modes"]], 0)
 
 
 def test_every_result_belongs_to_a_grid_or_to_a_study():
