@@ -90,7 +90,7 @@ class Args:
         if not 0 <= self.num_rounds < self.num_updates:
             raise ValueError("num_rounds must be at least 0 and less than num_updates")
         if self.label_share > 1:
-            raise ValueError("label_share must be from 0 to 1")
+            raise ValueError("label_share must be at most 1")
 
 
 class Policy(nn.Module):

@@ -558,8 +558,8 @@ class EpisodeRecorder(gym.Wrapper):
             columns = [np.array(column) for column in zip(*self.steps, strict=True)]
             tensors = dict(zip(names, columns, strict=True)) | {"obs": np.array(self.obs)}
             self.directory.mkdir(exist_ok=True)
-            number = len(list(self.directory.glob("*.safetensors")))
-            temporary = self.directory / f"{number:05}.tmp"
+            numbers = [int(path.stem) for path in self.directory.glob("*.safetensors")]
+            temporary = self.directory / f"{max(numbers, default=-1) + 1:05}.tmp"
             save_file(tensors, temporary)
             temporary.replace(temporary.with_suffix(".safetensors"))
             self.result = f"return {tensors['rewards'].sum():.2f}"

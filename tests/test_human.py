@@ -251,7 +251,7 @@ def test_training_is_not_held_to_the_rate_of_frames(disable, keyboard, tmp_path,
     assert person.closed
 
 
-def test_what_is_recorded_stays_if_the_environment_changes_its_arrays(tmp_path):
+def test_what_is_recorded_stays_if_arrays_change_and_files_are_deleted(tmp_path):
     recorder = EpisodeRecorder(gym.make("Walk-v0"))
     recorder.directory = tmp_path
     for seed in (3, 0):
@@ -265,6 +265,14 @@ def test_what_is_recorded_stays_if_the_environment_changes_its_arrays(tmp_path):
     assert first["actions"].tolist() == [[1], [2], [3], [4]]
     assert first["by_person"].tolist() == [False, False, True, False]
     assert second["obs"].tolist() == [[0, 0, 0], [0, 1, 1]]
+
+    next(tmp_path.glob("*00000.safetensors")).unlink()
+    recorder.reset(seed=1)
+    recorder.step(np.array([9.0], np.float32))
+    recorder.write()
+    kept, new = files_in(tmp_path)
+    assert kept["actions"].tolist() == [[1]]
+    assert new["actions"].tolist() == [[9]]
 
 
 # --- Whole runs: two rounds of two episodes of ten steps, a frame a step ---
