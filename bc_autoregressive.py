@@ -8,18 +8,18 @@
 
 s is the observation and a the expert's action. Metz et al., "Discrete Sequential Prediction of
 Continuous Actions for Deep RL", 2017 (https://arxiv.org/abs/1705.05035). Brohan et al., "RT-1",
-2022 (https://arxiv.org/abs/2212.06817), is a robot policy over bins, drawn independently. q is from
-Imani & White, "Improving Regression Performance with Distributional Losses", 2018
+2022 (https://arxiv.org/abs/2212.06817): a robot policy over bins of single dimensions. q is Imani &
+White's, "Improving Regression Performance with Distributional Losses", 2018
 (https://arxiv.org/abs/1806.04613), evaluated at the centres of the bins.
 
 Differences from the papers:
 - A policy, not values. Dimension d sees those before it as a sum of embeddings, weighted by q.
+- (3) is a mean shift: it moves a drawn bin to the mode it belongs to; then `act` clips. Its kernel
+  is wider than q, to average over noisy bins: modes under 4.5 bandwidths apart merge, by default
+  1.35 standard deviations.
 - The bins reach three bandwidths beyond the demonstrations, so that q is symmetric at their edges.
 - Discrete and MultiDiscrete action spaces need no bins: q is one-hot, the policy is categorical.
 - AdamW; the learning rate warms up and then falls to zero. The last policy is kept.
-
-(3) is a mean shift: it moves a drawn bin to the mode it belongs to; then `act` clips to the bounds.
-Its kernel is wider than q, to average over noisy bins: modes under 4.5 bandwidths apart merge.
 
     python bc_autoregressive.py --env-id Hopper-v4  # return 3622, std 139 over 5 seeds
 """

@@ -8,12 +8,12 @@ Laskey, Lee, Fox, Dragan & Goldberg, "DART: Noise Injection for Robust Imitation
 2017 (https://arxiv.org/abs/1703.09327). A clone makes small mistakes, and they lead it to states
 that an undisturbed expert never visits. The noise leads the expert to such states as well, and its
 labels there say how to come back. They stay clean: what the expert meant, not what was executed.
-Zhang et al., 2025 (https://arxiv.org/abs/2507.09061) show when that bounds compounding errors.
+Zhang et al., 2025 (https://arxiv.org/abs/2507.09061) bound errors where plain ones are mixed in.
 
 Differences from the paper:
 - The noise is the same in all states, independent in each dimension and in proportion to the range
   of its actions. The paper fits a covariance to the errors of the policy.
-- All demonstrations are disturbed (Zhang et al. mix in plain ones), and one training follows.
+- All demonstrations are disturbed, and one training follows.
 - Actions are standardised in (2), and `act` clips to the bounds.
 - AdamW; the learning rate warms up and then falls to zero. The last policy is kept.
 

@@ -17,56 +17,59 @@ from benchmark.run import ROOT, results_of
 from benchmark.scores import normalised
 
 ENOUGH = 0.95
-COLOURS = ["#6b6f76", "#1f4e94", "#1f4e94", "#e08a1e", "#c0504d", "#7b4ea3"]  # of METHODS
+COLOURS = {
+    "cloning": "#6b6f76",
+    "DART": "#1f4e94",
+    "DART, noise 0.12": "#1f4e94",
+    "DAgger": "#e08a1e",
+    "HG-DAgger, one network": "#c0504d",
+    "HG-DAgger, gate 0.12": "#2f9e8f",
+    "HG-DAgger, five networks": "#7b4ea3",
+}
 
 
 def measured(env_id, method):
-    """Numbers of episodes, labels (n, seeds) and normalised returns (n, seeds): what was run.
+    """{number of episodes: (labels, normalised returns)} of each seed, of what was run.
 
     A first demonstration is the same for all but DART: the DAggers begin where cloning does.
     """
     _, seeds = LABELS[env_id]
-    cells = []
+    found = {}
     for num_episodes in NUM_DEMOS:
         row = labelled_by(method, num_episodes)
         if num_episodes == 1 and row.script in DAGGERS:
             row = labelled_by("cloning", 1)
         results = results_of(env_id, row, seeds)
         if len(results) == len(seeds):
-            labels = [result["expert_labels"] for result in results]
-            returns = [normalised(env_id, result["return_mean"]) for result in results]
-            cells.append((num_episodes, labels, returns))
-    return [np.array(column) for column in zip(*cells, strict=True)] if cells else None
+            labels = np.array([result["expert_labels"] for result in results])
+            returns = np.array([normalised(env_id, result["return_mean"]) for result in results])
+            found[num_episodes] = labels, returns
+    return found
 
 
-def after_ten_episodes(env_id, method):
-    """Labels and normalised returns of each seed; none where it is not run."""
-    for num_episodes, *found in zip(*measured(env_id, method) or (), strict=True):
-        if num_episodes == 10:
-            return found
-    return np.zeros(0), np.zeros(0)
-
-
-def labels_until_enough(labels, returns):
+def labels_until_enough(found):
     """Mean labels of the first number of episodes from which on the mean return stays enough."""
-    means = returns.mean(axis=1)
-    stays = [n for n in range(len(means)) if (means[n:] > ENOUGH).all()]
-    return labels[stays[0]].mean() if stays else None
+    enough = None
+    for labels, returns in reversed(found.values()):
+        if returns.mean() <= ENOUGH:
+            break
+        enough = labels.mean()
+    return enough
 
 
 def draw(axis, env_id, by_labels):
-    for number, (method, colour) in enumerate(zip(METHODS, COLOURS, strict=True)):
+    for number, method in enumerate(METHODS):
         found = measured(env_id, method)
-        if found is None or len(found[0]) < 2:
+        if len(found) < 2:
             continue
-        num_episodes, labels, returns = found
-        aside = 1.04 ** (
-            number - len(METHODS) / 2
-        )  # so that equal numbers of episodes stand beside each other
-        x = labels if by_labels else aside * np.tile(num_episodes[:, None], labels.shape[1])
-        axis.plot(x, returns, ".", color=colour, alpha=0.4, markersize=5)
-        line = x.mean(axis=1), returns.mean(axis=1)
-        axis.plot(*line, "o-", color=colour, markersize=5, label=method)
+        aside = 1.04 ** (number - len(METHODS) / 2)  # equal numbers stand beside each other
+        means = []
+        for num_episodes, (labels, returns) in found.items():
+            x = labels if by_labels else np.full(len(labels), aside * num_episodes)
+            axis.plot(x, returns, ".", color=COLOURS[method], alpha=0.4, markersize=5)
+            means.append((x.mean(), returns.mean()))
+        x, y = zip(*means, strict=True)
+        axis.plot(x, y, "o-", color=COLOURS[method], markersize=5, label=method)
     axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
     axis.set(xscale="log", ylim=(-0.05, 1.1), title=env_id)
     axis.set_xlabel("labels" if by_labels else "the expert's episodes")

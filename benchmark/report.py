@@ -27,6 +27,7 @@ TABLES = {
     "floors": tables.floors,
     "phases": tables.phases,
     "labels": tables.bought,
+    "label differences": tables.label_differences,
     "ten episodes": tables.ten_episodes,
     "noise": tables.noises,
     "humanoid": tables.humanoid,

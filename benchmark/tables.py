@@ -1,10 +1,9 @@
 """The tables of the documents, computed from the committed results."""
 
 import json
-import math
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.stats import ttest_1samp
 
 from benchmark import compounding, finetune, labels, steps
 from benchmark.curves import curves_of
@@ -20,6 +19,7 @@ from benchmark.grids import (
     GAITS,
     HORIZONS,
     HUMANOID,
+    LABELS,
     LOCOMOTION,
     LONG,
     METHODS,
@@ -47,6 +47,7 @@ from benchmark.grids import (
     in_chunks,
     in_noise,
     is_compared,
+    labelled_by,
     with_demos,
 )
 from benchmark.run import RESULTS, is_old, results_of
@@ -140,22 +141,19 @@ def demonstrations():
     return table(["script", "demonstrations", *tasks, "mean", "n"], lines)
 
 
-def against_squared_loss(env_id, script):
-    """With ten demonstrations: the mean difference on the same seeds, half its interval, and n.
-
-    The interval of 95% is Student's, and none where fewer than three seeds have both.
-    """
-    differences = []
-    for seed in DEMONSTRATIONS[env_id][1]:
-        pair = [results_of(env_id, Row(name), [seed]) for name in (script, "bc_mse")]
-        if all(pair) and not any(is_old(results[0]) for results in pair):
-            ours, theirs = (scores_of(env_id, results)[0] for results in pair)
-            differences.append(ours - theirs)
-    n = len(differences)
-    if n < 3:
-        return None
-    half = student.ppf(0.975, n - 1) * np.std(differences, ddof=1) / math.sqrt(n)
-    return np.mean(differences), half, n
+def difference(env_id, row, other, seeds):
+    """Of the scores of two rows on the same seeds: mean ± half of Student's 95% interval, and n."""
+    pairs = [[results_of(env_id, which, [seed]) for which in (row, other)] for seed in seeds]
+    results = [[*ours, *theirs] for ours, theirs in pairs]
+    found = [
+        np.subtract(*scores_of(env_id, both))
+        for both in results
+        if len(both) == 2 and not any(map(is_old, both))
+    ]
+    if len(found) < 3:
+        return "not run"
+    low, high = ttest_1samp(found, 0).confidence_interval()
+    return f"{np.mean(found):+.3f} ± {(high - low) / 2:.3f} ({len(found)})"
 
 
 def differences():
@@ -164,10 +162,28 @@ def differences():
     for script in SCRIPTS[1:]:
         cells = []
         for env_id in LOCOMOTION:
-            found = against_squared_loss(env_id, script)
-            cells.append("{:+.3f} ± {:.3f} ({})".format(*found) if found else "not run")
+            _, seeds = DEMONSTRATIONS[env_id]
+            cells.append(difference(env_id, Row(script), Row("bc_mse"), seeds))
         lines.append(f"| `{script}.py` | {' | '.join(cells)} |")
     return table(["script", *(f"`{env_id}`" for env_id in LOCOMOTION)], lines)
+
+
+def label_differences():
+    """What one policy has more than another after ten episodes, on the same seeds."""
+    pairs = [
+        ("DART", "cloning"),
+        ("DAgger", "cloning"),
+        ("DART", "DAgger"),
+        ("HG-DAgger, one network", "DAgger"),
+        ("HG-DAgger, gate 0.12", "DAgger"),
+        ("HG-DAgger, five networks", "HG-DAgger, one network"),
+    ]
+    lines = []
+    for method, other in pairs:
+        rows = [labelled_by(which, 10) for which in (method, other)]
+        cells = [difference(env_id, *rows, LABELS[env_id][1]) for env_id in LOCOMOTION]
+        lines.append(f"| {method}, less {other} | {' | '.join(cells)} |")
+    return table(["difference", *(f"`{env_id}`" for env_id in LOCOMOTION)], lines)
 
 
 def chunks():
@@ -175,11 +191,12 @@ def chunks():
     lines = []
     for env_id, (_, seeds) in CHUNKS.items():
         is_road = env_id in RATE_IDS
+        flags = ROAD if is_road else ""
         for script in CHUNKED:
             cells = []
             counts = []
             for horizon in HORIZONS:
-                results = results_of(env_id, in_chunks(script, horizon, ROAD * is_road), seeds)
+                results = results_of(env_id, in_chunks(script, horizon, flags), seeds)
                 counts.append(len(results))
                 if not results:
                     cells.append("not run")
@@ -315,14 +332,15 @@ def bought():
     for env_id in LOCOMOTION:
         for method in METHODS:
             found = labels.measured(env_id, method)
-            if found is None:
+            if not found:
                 continue
             cells = {n: "not run" if is_compared(env_id, method, n) else "–" for n in NUM_DEMOS}
-            for num_episodes, num_labels, returns in zip(*found, strict=True):
-                cells[num_episodes] = f"{ranged(returns)}; {num_labels.mean():,.0f}"
+            for num_episodes, (num_labels, returns) in found.items():
+                if cells[num_episodes] != "–":
+                    cells[num_episodes] = f"{ranged(returns)}; {num_labels.mean():,.0f}"
             enough = "–"
-            if "not run" not in cells.values() and len(found[0]) > 1:
-                number = labels.labels_until_enough(*found[1:])
+            if "not run" not in cells.values() and len(found) > 1:
+                number = labels.labels_until_enough(found)
                 enough = f"{number:,.0f}" if number else "not reached"
             lines.append(f"| `{env_id}` | {method} | {' | '.join(cells.values())} | {enough} |")
     columns = [f"{n} episode{'s' * (n > 1)}" for n in NUM_DEMOS]
@@ -335,8 +353,9 @@ def ten_episodes():
     for method in METHODS:
         cells = ["not run"] * len(LOCOMOTION)
         for i, env_id in enumerate(LOCOMOTION):
-            num_labels, returns = labels.after_ten_episodes(env_id, method)
-            if len(returns):
+            found = labels.measured(env_id, method)
+            if 10 in found:
+                num_labels, returns = found[10]
                 cells[i] = f"{returns.mean():.2f} ({returns.min():.2f}); {num_labels.mean():,.0f}"
         if set(cells) != {"not run"}:
             lines.append(f"| {method} | {' | '.join(cells)} |")

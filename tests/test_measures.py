@@ -264,7 +264,7 @@ def test_the_floor_of_an_update_is_the_products_of_its_layers(monkeypatch):
     ]
 
 
-def test_a_script_is_compared_with_squared_loss_seed_by_seed(tmp_path, monkeypatch):
+def test_two_rows_are_compared_seed_by_seed(tmp_path, monkeypatch):
     """Seed 8 has no partner, and that of seed 9 is old."""
     monkeypatch.setattr(run, "RESULTS", tmp_path)
     returns = {"bc_mse": {4: 1, 5: 2, 6: 3, 9: 0}, "bc_mog": {4: 2, 5: 5, 6: 5, 8: 0, 9: 9}}
@@ -274,8 +274,8 @@ def test_a_script_is_compared_with_squared_loss_seed_by_seed(tmp_path, monkeypat
             text = json.dumps({"return_mean": value} | old)
             run.path_of("Ant-v4", Row(script), seed).write_text(text)
     monkeypatch.setattr(tables, "normalised", lambda env_id, value: value)
-    mean, half, n = tables.against_squared_loss("Ant-v4", "bc_mog")  # differences 1, 3, 2
-    assert (mean, n) == (2, 3)
-    assert half == pytest.approx(4.303 * 1 / np.sqrt(3), rel=1e-3)  # Student's t of two degrees
+    compared = "Ant-v4", Row("bc_mog"), Row("bc_mse"), [4, 5, 6, 8, 9]
+    half = 4.3027 * 1 / np.sqrt(3)  # Student's t of two degrees; the differences are 1, 3, 2
+    assert tables.difference(*compared) == f"+2.000 ± {half:.3f} (3)"
     run.path_of("Ant-v4", Row("bc_mog"), 6).unlink()
-    assert tables.against_squared_loss("Ant-v4", "bc_mog") is None
+    assert tables.difference(*compared) == "not run"

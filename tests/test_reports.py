@@ -128,11 +128,12 @@ def test_a_mistake_is_an_action_far_from_the_experts_or_a_step_after_a_fall():
     assert compounding.by_time([np.ones(compounding.BIN), long], 60) == [2.0, 5.0, None]
 
 
-def test_labels_are_counted_from_where_the_return_stays_enough(monkeypatch):
-    counts = np.array([[10, 20], [30, 50], [70, 90]])
+def test_labels_are_counted_from_where_the_return_stays_enough():
     for means, expected in (([0.96, 0.9, 0.97], 80), ([0.9, 0.96, 0.97], 40), ([1, 1, 0.9], None)):
-        returns = np.array(means)[:, None] + [-0.02, 0.02]
-        assert labels.labels_until_enough(counts, returns) == expected
+        found = {}
+        for num_episodes, labels_of, mean in zip((1, 4, 10), (15, 40, 80), means, strict=True):
+            found[num_episodes] = labels_of + np.array([-5, 5]), mean + np.array([-0.02, 0.02])
+        assert labels.labels_until_enough(found) == expected
 
 
 def test_falls_are_counted_by_time_among_those_that_still_run():
