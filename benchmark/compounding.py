@@ -14,17 +14,13 @@ Draws benchmark/figures/falls.png and errors.png; `python -m benchmark.report` w
 
 import sys
 import time
-from dataclasses import dataclass
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 
 from benchmark.grids import Row
-from benchmark.run import ROOT, Machines, results_of, run_missing, trained
+from benchmark.run import ROOT, StudyArgs, results_of, run_missing, trained
 
 NUM_EPISODES = 50
 HORIZONS = [10, 20, 50, 100, 200, 500, 1000]
@@ -52,11 +48,6 @@ ROWS = {
 }
 BLUES = ["#a9c4ea", "#6f9cdc", "#3a6fbf", "#173d78"]
 ORANGE = "#e08a1e"
-
-
-@dataclass
-class Args(Machines):
-    only_draw: bool = False  # what is there, and run nothing
 
 
 def distances(episodes, act, std):
@@ -213,4 +204,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(tyro.cli(StudyArgs, description=__doc__))

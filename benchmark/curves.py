@@ -7,9 +7,6 @@ Draws benchmark/figures/curves.png: a thin line is a seed, a thick one their mea
 mean of squared loss.
 """
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 

@@ -6,9 +6,6 @@ Draws benchmark/figures/demonstrations.png from the committed results of
 `python -m benchmark.run --grid demonstrations`. A small dot is a seed, a large one their mean.
 """
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 

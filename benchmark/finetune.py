@@ -18,17 +18,14 @@ import sys
 import time
 from dataclasses import dataclass
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import tyro
 
-from benchmark.compounding import FEW_EVALUATIONS, Args
+from benchmark.compounding import FEW_EVALUATIONS
 from benchmark.grids import Row
-from benchmark.run import ROOT, results_of, run_missing, trained
+from benchmark.run import ROOT, StudyArgs, results_of, run_missing, trained
 from benchmark.scores import normalised
 
 ENV_IDS = ["Hopper-v4", "Walker2d-v4"]
@@ -259,4 +256,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    main(tyro.cli(StudyArgs, description=__doc__))

@@ -6,9 +6,6 @@ Draws benchmark/figures/episodes.png and labels.png from the results of
 `python -m benchmark.run --grid labels`: a small dot is a seed, the line runs through their means.
 """
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 

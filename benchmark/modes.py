@@ -7,9 +7,6 @@ benchmark/figures/modes.png.
 """
 
 import gymnasium as gym
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch

@@ -45,6 +45,11 @@ class Machines:
 
 
 @dataclass
+class StudyArgs(Machines):
+    only_draw: bool = False  # what is there, and run nothing
+
+
+@dataclass
 class Args(Machines):
     grid: Literal[tuple(GRIDS)] = "offline"
     env_ids: tuple[Literal[tuple(ENV_IDS)], ...] = ()  # all of the grid where none are given

@@ -291,10 +291,10 @@ def floors():
     """Updates and environment steps beside the least that they can cost."""
     speed = json.loads((RESULTS / "speed.json").read_text())
     updates = [f"{speed[script]['update_to_floor']:.1f}" for script in SCRIPTS]
-    steps = [f"{speed[script]['share_of_bare_steps']:.0%}" for script in SCRIPTS]
+    shares = [f"{speed[script]['share_of_bare_steps']:.0%}" for script in SCRIPTS]
     lines = [
         f"| update, as a multiple of its matrix products | {' | '.join(updates)} |",
-        f"| environment steps, as a share of bare stepping | {' | '.join(steps)} |",
+        f"| environment steps, as a share of bare stepping | {' | '.join(shares)} |",
     ]
     return table(["", *(f"`{script}.py`" for script in SCRIPTS)], lines)
 

@@ -50,8 +50,8 @@ class DrivingEnv(gym.Env):
     (a whole number of physics steps) and tracked by a rate-limited controller.
 
     Reward: share covered of the road ahead, so that a finished road returns 1. Contact or leaving
-    the road ends the episode. The last info has `is_success`, `mode` (the side taken at each
-    obstacle passed, such as "LRL") and `num_modes`.
+    the road ends the episode. The last info has `is_success` and `mode` (the side taken at each
+    obstacle passed, such as "LRL").
 
     An episode starts in the centre, at 10 m/s and without lateral velocity; `disturbed`: 25 m
     before the obstacle, with y in ±4 m, lateral velocity in ±1 m/s and speed in 8-12 m/s.
@@ -132,7 +132,6 @@ class DrivingEnv(gym.Env):
         if self.crashed or finished:
             info["is_success"] = not self.crashed
             info["mode"] = self.mode
-            info["num_modes"] = 2 ** len(self.obstacles)
         progress = (min(self.x, self.road_length) - start_x) / self.road_ahead
         return self._observation(), progress, self.crashed or finished, False, info
 

@@ -39,6 +39,7 @@ from sbx import PPO, TQC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
+import bc_autoregressive
 from experts import WEIGHTS, NeuralExpert
 
 DEFAULT = dict(
@@ -151,21 +152,9 @@ class Args:
 
 def play(policy, env_id, num_episodes, seed):
     """Returns (num_episodes,) of whole episodes; number k starts from the seed `seed + k`."""
-    envs = gym.make_vec(env_id, min(num_episodes, 20), "sync")
-    returns = []
-    while len(returns) < num_episodes:
-        obs, _ = envs.reset(seed=seed + len(returns))  # environment i gets this seed + i
-        running = np.ones(envs.num_envs, dtype=bool)
-        batch = np.zeros(envs.num_envs)
-
-        # An environment that is done starts over, unrecorded, until the whole batch is done.
-        while running.any():
-            obs, rewards, terminated, truncated, _ = envs.step(policy(obs))
-            batch[running] += rewards[running]
-            running = running & ~(terminated | truncated)
-        returns.extend(batch)
-    envs.close()
-    return np.array(returns[:num_episodes])
+    envs = bc_autoregressive.make_envs(bc_autoregressive.Args(env_id=env_id), min(num_episodes, 20))
+    episodes = bc_autoregressive.rollout(envs, policy, num_episodes, seed)
+    return np.array([episode.rewards.sum() for episode in episodes])
 
 
 def build(args, recipe, run):

@@ -4,8 +4,6 @@ import importlib
 import json
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -14,7 +12,7 @@ import pytest
 import torch
 import tyro
 
-from tests import kills, walk
+from tests import walk
 
 DAGGERS = ["dagger", "hg_dagger"]
 WALK = ["--env-id", "Walk-v0", "--expert", "tests.walk:by_seed", "--num-demos", "2"]
@@ -157,6 +155,13 @@ def stop(script, patch, at=None):
     return names
 
 
+def numbers_in(directory):
+    """The results of the one run in here that has ended, but for its time and its flags."""
+    (path,) = directory.glob("*/results.json")
+    results = json.loads(path.read_text())
+    return {key: results[key] for key in results if key not in ("args", "seconds")}
+
+
 @pytest.mark.parametrize("script", DAGGERS)
 def test_a_run_that_is_stopped_at_any_moment_goes_on_to_the_same_numbers(script, monkeypatch):
     """Before each phase of each round, within its training, and with half of a state written."""
@@ -165,7 +170,7 @@ def test_a_run_that_is_stopped_at_any_moment_goes_on_to_the_same_numbers(script,
     with monkeypatch.context() as patch:
         names = stop(script, patch)
         main(script, *flags, "whole")
-    expected = kills.numbers_in(Path("whole"))
+    expected = numbers_in(Path("whole"))
     num_saved = 0
     for at, name in enumerate(names, start=1):
         folder = f"stopped_{at}"
@@ -180,19 +185,9 @@ def test_a_run_that_is_stopped_at_any_moment_goes_on_to_the_same_numbers(script,
                 resumed = stop(script, patch)
                 main(script, *flags, folder, "--resume", str(states[0].parent))
             assert resumed.count("train") == 4 - num_saved
-            assert kills.numbers_in(Path(folder)) == expected
+            assert numbers_in(Path(folder)) == expected
         num_saved += name == "replace"
     assert num_saved == 4
-
-
-@pytest.mark.slow
-def test_kills_at_random_moments():
-    command = [sys.executable, "-m", "tests.kills", "--num-kills", "4", "--seed", "1"]
-    root = Path(__file__).parent.parent
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
-    pattern = r"dagger: 4 runs, [34] killed, [234] resumed, 0 different\n"
-    assert re.fullmatch(pattern + "hg_" + pattern, done.stdout), done.stdout + done.stderr
-    assert done.returncode == 0
 
 
 def test_a_finished_run_may_be_given_more_rounds_and_videos():

@@ -157,7 +157,9 @@ def test_only_the_expert_is_imported_from_the_project(script):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_is_short(script):
+def test_a_script_is_short_and_not_dense(script):
     measures = style.measure(source_of(script))
     assert measures["lines"] <= LINES[script]
     assert measures["main"] <= 40
+    assert measures["characters a code line"] < 43  # lines saved by packing are no gain
+    assert measures["tokens a code line"] < 12
