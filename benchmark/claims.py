@@ -55,8 +55,8 @@ CLAIMS = [
         "`bc_mog.py`, `bc_autoregressive.py`, `bc_diffusion.py`, `bc_flow.py`",
         "Distributions that can hold several modes do",
         "success {lanes} on LaneChange, {slaloms} on Slalom, at least {num_modes} of 8 modes",
-        "能表示多个模态的分布可以做到",
-        "成功率：LaneChange {lanes}，Slalom {slaloms}，8 个模态中至少出现 {num_modes} 个",
+        "能表示多个模态的分布确实学到了多个模态",
+        "成功率：LaneChange {lanes}，Slalom {slaloms}；8 个模态，每次训练至少出现 {num_modes} 个",
     ),
     (
         "`benchmark/prices.py`, `benchmark/speed.py`",
@@ -64,17 +64,19 @@ CLAIMS = [
         "action and no likelihood",
         "an action of Hopper takes {times} times as long as that of squared loss; the nearest bins "
         "are {rounding} away",
-        "每种方法各有代价：要选分量个数，要取整到箱，或者从噪声到动作要走许多步且没有似然",
-        "在 Hopper 上算一个动作的时间是平方损失的 {times} 倍；离最近的箱 {rounding}",
+        "每种方法各有代价：或者要选分量个数，或者要把动作取整到箱，或者从噪声到动作要走许多步，"
+        "而且算不出似然",
+        "在 Hopper 上算一个动作的时间是平方损失的 {times} 倍（高斯混合、分箱、扩散、流匹配）；"
+        "示范动作到最近的箱的距离为 {rounding}",
     ),
     (
         "`benchmark/chain.py`",
         "Where one mistake leads to the next, mistakes grow with the square of the horizon",
-        "one error in 1,000 steps: {chain[10]} mistakes in 10 steps, {chain[100]} in 100, "
-        "{chain[1000]} in 1,000; with recovery 0.01, 0.1 and 1",
-        "如果一个错误会引出下一个错误，错误数随时域的平方增长",
-        "每 1,000 步犯一次错：10 步内 {chain[10]} 个错误，100 步 {chain[100]} 个，1,000 步 "
-        "{chain[1000]} 个；能恢复时为 0.01、0.1 和 1 个",
+        "a first error in each step with probability 1/1,000, mistakes on average: {chain[10]} in "
+        "10 steps, {chain[100]} in 100, {chain[1000]} in 1,000; with recovery 0.01, 0.1 and 1",
+        "如果一个错误会引出下一个错误，错误数随回合长度的平方增长",
+        "每步出错的概率为 1/1,000。出错后不能恢复时，10 步内平均 {chain[10]} 个错误，"
+        "100 步内 {chain[100]} 个，1,000 步内 {chain[1000]} 个；能恢复时为 0.01、0.1 和 1 个",
     ),
     (
         "`benchmark/compounding.py`",
@@ -91,7 +93,7 @@ CLAIMS = [
         "`bc_mse.py`",
         "A policy's errors lead to states that its demonstrations do not cover",
         "with ten demonstrations (labels): {ten[cloning]}",
-        "策略的错误把它带到示范没有覆盖的状态",
+        "策略的错误会把它带到示范没有覆盖的状态（协变量偏移）",
         "十条示范（括号内为标签数）：{ten[cloning]}",
     ),
     (
@@ -108,9 +110,9 @@ CLAIMS = [
         "DAgger fixes this with labels on the states that the policy visits",
         "episodes of {num_episodes} that fall (labels): {falls[DAgger]}; with clones of 64 "
         "demonstrations {falls[64]}",
-        "DAgger 用策略访问到的状态上的标签解决这个问题",
+        "DAgger 让专家给策略自己访问到的状态打标签，从而解决协变量偏移",
         "{num_episodes} 个回合中摔倒的回合数（标签数）：{falls[DAgger]}；"
-        "用 64 条示范克隆时 {falls[64]}",
+        "64 条示范的克隆策略：{falls[64]}",
     ),
     (
         "`hg_dagger.py`",
@@ -119,9 +121,10 @@ CLAIMS = [
         "CartPole-v1 and the disturbed road, return (labels): {both[hg_dagger]}, of DAgger "
         "{both[dagger]}. One demonstration and nine episodes: {ten[HG-DAgger, one network]}; of "
         "DAgger {ten[DAgger]}",
-        "只要人及时接管，HG-DAgger 需要的标签就更少；代替人的规则却常常接管得太晚",
-        "CartPole-v1 和有扰动的道路，回报（标签数）：{both[hg_dagger]}；DAgger {both[dagger]}。"
-        "一条示范和九个回合：{ten[HG-DAgger, one network]}；DAgger：{ten[DAgger]}",
+        "接管及时的话，HG-DAgger 需要的标签更少；代替人的规则却常常没有及时接管",
+        "回报（标签数），CartPole-v1 和有扰动的道路：HG-DAgger {both[hg_dagger]}；DAgger "
+        "{both[dagger]}。一条示范和九个回合：HG-DAgger {ten[HG-DAgger, one network]}；DAgger "
+        "{ten[DAgger]}",
     ),
     (
         "`dart.py`",
@@ -143,7 +146,7 @@ CLAIMS = [
         "Experts are often several; squared loss suffers only where the state leaves open which "
         "one acts, and not always there",
         "squared loss / the share of the variance of actions that is left open: {gaits}",
-        "专家常常不止一位；只有当状态没有说明是哪一位在行动时，平方损失才会受影响，而且并非总是如此",
+        "专家常常不止一位；只有从状态看不出是哪一位在行动时，平方损失才可能受影响，但也未必",
         "平方损失的回报 / 动作方差中未被状态决定的比例：{gaits}",
     ),
     (
@@ -152,9 +155,9 @@ CLAIMS = [
         "worse here",
         "return at the start → after {steps} steps of PPO: from scratch {ppo[scratch]}; from the "
         "clone of 1 demonstration {ppo[1]}; of 4 {ppo[4]}",
-        "好的克隆策略是强化学习的良好起点；但在这里，已经很好的克隆策略越训越差",
+        "好的克隆策略是强化学习的良好起点；但在这里，本来就很好的克隆策略，训练结束时反而变差",
         "回报：开始时 → PPO 训练 {steps} 步之后。从零开始 {ppo[scratch]}；"
-        "从 1 条示范的克隆开始 {ppo[1]}；4 条 {ppo[4]}",
+        "从 1 条示范的克隆开始 {ppo[1]}；从 4 条示范的克隆开始 {ppo[4]}",
     ),
 ]
 
@@ -272,8 +275,10 @@ def english():
 
 def chinese():
     values = measured()
-    lines = [
-        f"| {claim} | {files} | {numbers.format_map(values)} |"
-        for files, *_, claim, numbers in CLAIMS
-    ]
-    return table(["论断", "文件", "这里测得的数字（专家的回报为 1）"], lines)
+    lines = []
+    for files, *_, claim, numbers in CLAIMS:
+        text = numbers.format_map(values)
+        for half, full in {", ": "、", "; ": "；", " (": "（", ")": "）"}.items():
+            text = text.replace(half, full)
+        lines.append(f"| {claim} | {files.replace(', ', '、')} | {text} |")
+    return table(["论断", "文件", "本仓库测得的数字（归一化回报：专家为 1，随机动作为 0）"], lines)
