@@ -518,7 +518,7 @@ def tuned():
     """PPO from a clone and from scratch: returns at the start, lowest, highest, and at the end."""
     lines = []
     for env_id in finetune.ENV_IDS:
-        for name, recipe in finetune.RECIPES.items():
+        for name, recipe in finetune.recipes_of(env_id).items():
             num_steps, curves, explored = finetune.curves_of(env_id, name)
             if not len(curves):
                 continue

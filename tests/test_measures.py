@@ -56,9 +56,9 @@ def test_errors_are_the_policys_on_the_experts_states_and_on_its_own(monkeypatch
     assert measured["mistakes"]["50"] == [50] * 50  # 40 of its own, and ten after the fall
 
 
-@pytest.mark.parametrize("name", ["scratch", "1", "4-as-from-scratch"])
+@pytest.mark.parametrize("name", ["scratch", "1", "4-as-from-scratch", "all"])
 def test_ppo_has_the_settings_of_its_row_and_seeds_of_its_own(name, monkeypatch):
-    recipe = finetune.RECIPES[name]
+    recipe = finetune.recipes_of("Hopper-v4")[name]
     asked = {}
 
     def make_ppo(*arguments):
@@ -89,7 +89,13 @@ def test_ppo_has_the_settings_of_its_row_and_seeds_of_its_own(name, monkeypatch)
     if name == "scratch":
         assert "clone" not in asked and "start" not in asked
     else:
-        assert asked["clone"] == ("bc_gaussian", "--num-demos", name[0], "Hopper-v4", 5)
+        assert asked["clone"] == (
+            "bc_gaussian",
+            "--num-demos",
+            str(recipe.num_demos),
+            "Hopper-v4",
+            5,
+        )
         assert asked["start"] == ("ppo", "clone")
 
 
@@ -105,15 +111,15 @@ def test_curves_are_returns_without_and_with_exploration_of_every_seed(monkeypat
 
 def test_ppo_trains_in_environments_of_seeds_that_nothing_else_has():
     pytest.importorskip("stable_baselines3")
-    for name, num_steps, target_kl in (("4", 2048, None), ("4-all", 8 * 2048, 0.01)):
-        ppo = finetune.make_ppo("Hopper-v4", 5, finetune.RECIPES[name])
+    for name, num_steps, target_kl in (("4", 2048, None), ("all", 8 * 2048, 0.01)):
+        ppo = finetune.make_ppo("Hopper-v4", 5, finetune.recipes_of("Hopper-v4")[name])
         assert ppo.seed == 5_600_000
         assert ppo.env.num_envs * ppo.n_steps == num_steps
         assert ppo.target_kl == target_kl
         ppo._current_progress_remaining = 0.25
         ppo._update_learning_rate(ppo.policy.optimizer)
         rates = [group["lr"] for group in ppo.policy.optimizer.param_groups]
-        assert rates == pytest.approx(np.array([1e-5, 3e-4]) * (0.25 if name == "4-all" else 1))
+        assert rates == pytest.approx(np.array([1e-5, 3e-4]) * (0.25 if name == "all" else 1))
 
 
 @pytest.mark.parametrize("apart, expected", [(10, 0.0), (0, 1.0)])
