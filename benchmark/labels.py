@@ -70,9 +70,9 @@ def draw(axis, env_id, by_labels):
     axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
     axis.set(xscale="log", ylim=(-0.05, 1.1), title=env_id)
     axis.set_xlabel("labels" if by_labels else "the expert's episodes")
-    if not by_labels:
-        axis.set_xticks(NUM_DEMOS, map(str, NUM_DEMOS), minor=False)
-        axis.set_xticks([], minor=True)
+    ticks = np.array(NUM_DEMOS) * (1000 if by_labels else 1)
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.set_xticks([], minor=True)
     axis.spines[["top", "right"]].set_visible(False)
 
 
