@@ -169,21 +169,25 @@ def differences():
 
 
 def label_differences():
-    """What one policy has more than another after ten episodes, on the same seeds."""
+    """What one policy has more than another after as many episodes, on the same seeds."""
     pairs = [
-        ("DART", "cloning"),
-        ("DAgger", "cloning"),
-        ("DART", "DAgger"),
-        ("HG-DAgger, one network", "DAgger"),
-        ("HG-DAgger, gate 0.12", "DAgger"),
-        ("HG-DAgger, five networks", "HG-DAgger, one network"),
+        ("DART", "cloning", 4),
+        ("DAgger", "cloning", 4),
+        ("DART", "DAgger", 4),
+        ("HG-DAgger, one network", "DAgger", 4),
+        ("DART", "cloning", 10),
+        ("DAgger", "cloning", 10),
+        ("DART", "DAgger", 10),
+        ("HG-DAgger, one network", "DAgger", 10),
+        ("HG-DAgger, gate 0.12", "DAgger", 10),
+        ("HG-DAgger, five networks", "HG-DAgger, one network", 10),
     ]
     lines = []
-    for method, other in pairs:
-        rows = [labelled_by(which, 10) for which in (method, other)]
+    for method, other, num_episodes in pairs:
+        rows = [labelled_by(which, num_episodes) for which in (method, other)]
         cells = [difference(env_id, *rows, LABELS[env_id][1]) for env_id in LOCOMOTION]
-        lines.append(f"| {method}, less {other} | {' | '.join(cells)} |")
-    return table(["difference", *(f"`{env_id}`" for env_id in LOCOMOTION)], lines)
+        lines.append(f"| {num_episodes} | {method}, less {other} | {' | '.join(cells)} |")
+    return table(["episodes", "difference", *(f"`{env_id}`" for env_id in LOCOMOTION)], lines)
 
 
 def chunks():
