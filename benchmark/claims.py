@@ -116,8 +116,8 @@ CLAIMS = [
     ),
     (
         "`hg_dagger.py`",
-        "HG-DAgger needs fewer labels, where the person takes over in time; on Walker2d the rule in "
-        "the person's place does not",
+        "HG-DAgger needs fewer labels, where the person takes over in time; on Walker2d the rule "
+        "in the person's place does not",
         "CartPole-v1 and the disturbed road, return (labels): {both[hg_dagger]}, of DAgger "
         "{both[dagger]}. One demonstration and three episodes: "
         "{four[HG-DAgger, one network]}; of DAgger {four[DAgger]}",
