@@ -143,8 +143,8 @@ CLAIMS = [
     ),
     (
         "`benchmark/gaits.py`",
-        "Experts are often several; squared loss suffers only where the state leaves open which "
-        "one acts, and not always there",
+        "Experts are often several; squared loss can suffer only where the state leaves open which "
+        "one acts",
         "squared loss / the share of the variance of actions that is left open: {gaits}",
         "专家常常不止一位；只有从状态看不出是哪一位在行动时，平方损失才可能受影响，但也未必",
         "平方损失的回报 / 动作方差中未被状态决定的比例：{gaits}",
