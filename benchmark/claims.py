@@ -178,7 +178,8 @@ def by_episodes(method, num_episodes):
     return "; ".join(cells)
 
 
-def where_both_reach_the_same(script):
+def beside_each_other(script):
+    """Of a DAgger, score and labels on the tasks of `BOTH_DAGGERS`."""
     cells = []
     for env_id, rows in BOTH_DAGGERS.items():
         results = results_of(env_id, rows[script], CLOSED_SEEDS)
@@ -251,7 +252,7 @@ def measured():
         "rounding": f"{prices['distance_to_bins']:.4f}",
         "chain": {T: f"{exact(0.001, T):.3g}" for T in (10, 100, 1000)},
         "errors": early_errors(),
-        "both": {script: where_both_reach_the_same(script) for script in DAGGERS},
+        "both": {script: beside_each_other(script) for script in DAGGERS},
         "four": {method: by_episodes(method, 4) for method in METHODS},
         "ten": {method: by_episodes(method, 10) for method in METHODS},
         "demos": {num_demos: by_demonstrations(num_demos) for num_demos in NUM_DEMOS},

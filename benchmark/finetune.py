@@ -65,7 +65,6 @@ FACTORS = {
 
 def recipes_of(env_id):
     num_demos = ROOM[env_id]
-    clone = f"from the clone of {num_demos}"
     recipes = {
         "scratch": Recipe("from scratch", "#6b6f76", None),
         "1": Recipe("from the clone of 1 demonstration", "#8fb1e0", 1, **CAREFUL),
@@ -73,7 +72,9 @@ def recipes_of(env_id):
         "4-as-from-scratch": Recipe("from the clone of 4, settings as from scratch", "#e08a1e", 4),
     }
     for name, (what, colour, settings) in FACTORS.items():
-        recipes[name] = Recipe(f"{clone}, {what}", colour, num_demos, **CAREFUL, **settings)
+        recipes[name] = Recipe(
+            f"from the clone with room, {what}", colour, num_demos, **CAREFUL, **settings
+        )
     return recipes
 
 

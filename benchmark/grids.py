@@ -212,7 +212,7 @@ LEFT = "road/left-v0"
 PREFERS_LEFT = "--expert experts.driving:prefers_left"
 DISTURBED = f"--dataset {LEFT} {PREFERS_LEFT} {SMALL}"
 SPARSE = f"--num-demos 1 --label-share 0.05 {SMALL}"
-BOTH_DAGGERS = {  # on tasks where they reach the same
+BOTH_DAGGERS = {  # on the same tasks
     "CartPole-v1": {
         "dagger": Row("dagger", SPARSE),
         "hg_dagger": Row(

@@ -17,7 +17,6 @@ ENOUGH = 0.95
 COLOURS = {
     "cloning": "#6b6f76",
     "DART": "#1f4e94",
-    "DART, noise 0.12": "#1f4e94",
     "DAgger": "#e08a1e",
     "HG-DAgger, one network": "#c0504d",
     "HG-DAgger, gate 0.12": "#2f9e8f",
@@ -57,7 +56,7 @@ def labels_until_enough(found):
 def draw(axis, env_id, by_labels):
     for number, method in enumerate(METHODS):
         found = measured(env_id, method)
-        if len(found) < 2:
+        if len(found) < 2:  # as DART's larger noise
             continue
         aside = 1.04 ** (number - len(METHODS) / 2)  # equal numbers stand beside each other
         means = []

@@ -143,13 +143,11 @@ def demonstrations():
 
 def difference(env_id, row, other, seeds):
     """Of the scores of two rows on the same seeds: mean ± half of Student's 95% interval, and n."""
-    pairs = [[results_of(env_id, which, [seed]) for which in (row, other)] for seed in seeds]
-    results = [[*ours, *theirs] for ours, theirs in pairs]
-    found = [
-        np.subtract(*scores_of(env_id, both))
-        for both in results
-        if len(both) == 2 and not any(map(is_old, both))
-    ]
+    found = []
+    for seed in seeds:
+        both = [*results_of(env_id, row, [seed]), *results_of(env_id, other, [seed])]
+        if len(both) == 2 and not any(map(is_old, both)):
+            found.append(np.subtract(*scores_of(env_id, both)))
     if len(found) < 3:
         return "not run"
     low, high = ttest_1samp(found, 0).confidence_interval()

@@ -4,13 +4,14 @@ import json
 import time
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 import bc_gaussian
 import bc_mse
 import experts
-from benchmark import compounding, finetune, gaits, run, speed, steps, tables
+from benchmark import compounding, finetune, gaits, humanoid, run, speed, steps, tables
 from benchmark.grids import ROAD, Row
 
 RESULTS = {"expert_labels": 77}
@@ -251,6 +252,20 @@ def test_the_floor_of_an_update_is_the_products_of_its_layers(monkeypatch):
         (3, 256, 256),
         (256, 3, 256),
     ]
+
+
+def test_the_observations_that_are_left_out_give_the_last_action_away():
+    env = gym.make("Humanoid-v4")
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(30)]
+    obs = np.array([env.step(action)[0] for action in actions])
+    for kept, expected in ((humanoid.FORCES, True), (humanoid.STATE, False)):
+        _, residuals, *_ = np.linalg.lstsq(np.array(actions), obs[:, kept], rcond=None)
+        assert (residuals.max() < 1e-20) == expected
+    for name, dim in (("State", 45), ("NoForces", 353)):
+        reduced = gym.make(f"benchmark.humanoid:Humanoid{name}-v0")
+        assert reduced.reset(seed=0)[0].shape == reduced.observation_space.shape == (dim,)
 
 
 def test_two_rows_are_compared_seed_by_seed(tmp_path, monkeypatch):
