@@ -18,8 +18,8 @@ COLOURS = {
     "cloning": "#6b6f76",
     "DART": "#1f4e94",
     "DAgger": "#e08a1e",
-    "HG-DAgger, one network": "#c0504d",
-    "HG-DAgger, gate 0.12": "#2f9e8f",
+    "HG-DAgger": "#2f9e8f",
+    "HG-DAgger, gate 0.5": "#c0504d",
     "HG-DAgger, five networks": "#7b4ea3",
 }
 
@@ -70,7 +70,7 @@ def draw(axis, env_id, by_labels):
     axis.set(xscale="log", ylim=(-0.05, 1.1), title=env_id)
     axis.set_xlabel("labels" if by_labels else "the expert's episodes")
     ticks = np.array(NUM_DEMOS) * (1000 if by_labels else 1)
-    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.set_xticks(ticks, [f"{num}k" if by_labels else f"{num}" for num in NUM_DEMOS])
     axis.set_xticks([], minor=True)
     axis.spines[["top", "right"]].set_visible(False)
 
