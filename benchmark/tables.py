@@ -169,6 +169,7 @@ def differences():
 def label_differences():
     """What one policy has more than another after as many episodes, on the same seeds."""
     pairs = [
+        ("DART", "cloning", 1),
         ("DART", "cloning", 4),
         ("DAgger", "cloning", 4),
         ("DART", "DAgger", 4),
@@ -180,11 +181,18 @@ def label_differences():
         ("HG-DAgger", "DAgger", 10),
         ("HG-DAgger, gate 0.5", "DAgger", 10),
         ("HG-DAgger, five networks", "HG-DAgger", 10),
+        ("DART", "cloning", 25),
+        ("DAgger", "cloning", 25),
+        ("HG-DAgger", "DAgger", 25),
     ]
     lines = []
     for method, other, num_episodes in pairs:
         rows = [labelled_by(which, num_episodes) for which in (method, other)]
-        cells = [difference(env_id, *rows, LABELS[env_id][1]) for env_id in LOCOMOTION]
+        cells = ["–"] * len(LOCOMOTION)
+        for i, env_id in enumerate(LOCOMOTION):
+            run, seeds = LABELS[env_id]
+            if set(rows) <= set(run):
+                cells[i] = difference(env_id, *rows, seeds)
         lines.append(f"| {num_episodes} | {method}, less {other} | {' | '.join(cells)} |")
     return table(["episodes", "difference", *(f"`{env_id}`" for env_id in LOCOMOTION)], lines)
 
